@@ -1,0 +1,21 @@
+// Model files as byte ranges: the only file room that knows the operating system. In: a path. Out: bytes at an offset, or a mapping.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace chai {
+
+class File {
+ public:
+  virtual ~File() = default;
+  virtual uint64_t size() const = 0;
+  /// Exactly `bytes` bytes from `offset`; throws model_invalid naming the file when it ends before that.
+  virtual void read(uint64_t offset, size_t bytes, void* to) const = 0;
+  /// The whole file, mapped read-only; lives as long as this object.
+  virtual const void* map() = 0;
+  /// Throws model_not_found.
+  static std::shared_ptr<File> open(const std::string& path);
+};
+
+}  // namespace chai

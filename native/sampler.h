@@ -1,0 +1,30 @@
+// Draws a token id from one row of logits. In: float32 logits, settings, tokens so far. Out: an id and its log-probability.
+#pragma once
+#include <cstdint>
+#include <span>
+
+namespace chai {
+
+struct Sampling {
+  float temperature = 0;         // 0: greedy
+  int top_k = 0;                 // 0: off
+  float top_p = 1;               // 1: off
+  float min_p = 0;               // 0: off
+  float repetition_penalty = 1;  // 1: off
+  uint64_t seed = 0;
+  bool logprobs = false;
+};
+
+struct Drawn {
+  int32_t id = 0;
+  float logprob = 0;
+};
+
+/// Order of transforms as in transformers: repetition penalty, temperature, top-k, top-p, min-p. The random number is a function of
+/// (seed, index) alone, so a result never depends on batching or on roll-backs. Greedy ties go to the lowest id.
+Drawn draw(std::span<const float> logits, const Sampling& sampling, std::span<const int32_t> history, uint64_t index);
+
+/// log softmax(logits)[id], in float64.
+double log_probability(std::span<const float> logits, int32_t id);
+
+}  // namespace chai

@@ -1,0 +1,266 @@
+// Joins the ready segments of all open sequences into steps; see scheduler.h.
+#include "scheduler.h"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+
+#include "error.h"
+
+namespace chai {
+namespace {
+
+void run_all(Callbacks& callbacks) {
+  for (auto& callback : callbacks) callback();
+  callbacks.clear();
+}
+
+std::exception_ptr closed_error() {
+  return std::make_exception_ptr(Error(Code::closed, "the model or session was closed while it was working"));
+}
+
+}  // namespace
+
+Scheduler::Scheduler(std::shared_ptr<const Config> config, Machine machine, std::shared_ptr<PagePool> pages, StepLimits limits)
+    : config_(std::move(config)), machine_(std::move(machine)), pages_(std::move(pages)), limits_(limits), own_queries_(config_->layers) {}
+
+void Scheduler::start() {
+  thread_ = std::thread([self = shared_from_this()] { self->run(); });  // the thread keeps what it works on alive
+}
+
+void Scheduler::close() {
+  {
+    const auto hold = lock();
+    closing_ = true;
+    wake();
+  }
+  std::call_once(joined_, [this] {
+    if (!thread_.joinable()) return;
+    if (thread_.get_id() == std::this_thread::get_id())
+      thread_.detach();  // closed from a callback: the thread ends by itself
+    else
+      thread_.join();
+  });
+}
+
+void Scheduler::wake() {
+  change_ = true;
+  changed_.notify_all();
+}
+
+std::shared_ptr<Sequence> Scheduler::open(std::shared_ptr<const PlanGeometry> geometry) {
+  auto sequence = std::make_shared<Sequence>();
+  sequence->cache = std::make_unique<SequenceCache>(std::move(geometry), config_, pages_);
+  std::erase_if(sequences_, [](const auto& other) { return other.expired(); });
+  sequences_.push_back(sequence);
+  return sequence;
+}
+
+std::shared_ptr<Sequence> Scheduler::fork(const Sequence& from) {
+  auto sequence = open(from.cache->shared_geometry());
+  sequence->tokens = from.tokens;
+  sequence->cached = from.cached;
+  sequence->cache = from.cache->fork();
+  return sequence;
+}
+
+void Scheduler::submit(std::shared_ptr<Request> request) {
+  request->sequence->request = request;
+  request->sequence->newest = request.get();
+  request->order = next_order_++;
+  active_.push_back(std::move(request));
+  wake();
+}
+
+void Scheduler::interrupt(Request& request, std::exception_ptr error, Callbacks& callbacks) {
+  if (request.in_step)
+    request.interrupt = error;
+  else
+    end(request, error, callbacks);
+}
+
+/// Ends a request that is in no step.
+void Scheduler::end(Request& request, std::exception_ptr error, Callbacks& callbacks) {
+  const auto sequence = request.sequence;  // may hold the last reference to the request
+  request.fail(error, callbacks);
+  std::erase_if(active_, [&](const auto& other) { return other.get() == &request; });
+  sequence->request.reset();
+  if (sequence->closed) close_sequence(*sequence, callbacks);
+  wake();
+}
+
+void Scheduler::close_sequence(Sequence& sequence, Callbacks& callbacks) {
+  sequence.closed = true;
+  if (sequence.request) return interrupt(*sequence.request, closed_error(), callbacks);  // comes back here when it has ended
+  sequence.cache.reset();
+  sequence.tokens.clear();
+  sequence.cached = 0;
+  for (auto& done : sequence.on_closed) callbacks.push_back(std::move(done));
+  sequence.on_closed.clear();
+  wake();
+}
+
+MemoryUse Scheduler::memory() const {
+  if (!machine_.backend) return {};
+  return {machine_.loaded.bytes, uint64_t(pages_->used()) * page_bytes(), uint64_t(pages_->capacity()) * page_bytes(),
+          machine_.buffer_bytes};
+}
+
+void Scheduler::run() {
+  std::unique_lock hold(mutex_);
+  while (!closing_) {
+    Step step;
+    std::vector<Part> parts;
+    Callbacks callbacks;
+    change_ = false;
+    plan(step, parts, callbacks);
+    if (!parts.empty()) {
+      hold.unlock();
+      const auto start = std::chrono::steady_clock::now();
+      const std::exception_ptr error = compute(step, parts);
+      const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+      hold.lock();
+      commit(step, parts, error, took.count(), callbacks);
+    } else if (callbacks.empty() && !change_) {
+      const auto awake = [this] { return change_ || closing_; };
+      if (starved_.empty())
+        changed_.wait(hold, awake);
+      else if (!changed_.wait_for(hold, std::chrono::seconds(1), awake))  // somebody may still pull tokens, end and free pages
+        fail_starved(callbacks);
+    }
+    if (callbacks.empty()) continue;
+    parts.clear();
+    hold.unlock();
+    run_all(callbacks);
+    hold.lock();
+  }
+  Callbacks callbacks;
+  shut_down(callbacks);
+  hold.unlock();
+  run_all(callbacks);
+}
+
+/// Decode rows first, then prompt chunks into what room is left; one place is kept for a waiting prompt.
+void Scheduler::plan(Step& step, std::vector<Part>& parts, Callbacks& callbacks) {
+  starved_.clear();
+  step.pool = machine_.pool;
+  std::vector<std::shared_ptr<Request>> decodes, prompts;
+  for (const auto& request : active_)
+    if (request->runnable()) (request->sequence->pending() == 1 ? decodes : prompts).push_back(request);
+  const size_t places = size_t(limits_.sequences) - (prompts.empty() || limits_.sequences == 1 ? 0 : 1);
+  for (const auto& request : decodes)
+    if (parts.size() < places) add(request, step, parts, callbacks);
+  for (const auto& request : prompts)
+    if (parts.size() < size_t(limits_.sequences)) add(request, step, parts, callbacks);
+  for (const auto& part : parts) {  // served: to the end of the turn order
+    std::erase(active_, part.request);
+    active_.push_back(part.request);
+  }
+}
+
+void Scheduler::add(std::shared_ptr<Request> request, Step& step, std::vector<Part>& parts, Callbacks& callbacks) {
+  Sequence& sequence = *request->sequence;
+  const int from = sequence.cached;
+  const int room = std::min(limits_.rows - step.rows(), sequence.pending());
+  const int count = std::min(room, request->row_limit(limits_.logit_rows - int(step.logit_rows.size())));
+  if (count <= 0) return;
+  const int to = from + count, row = step.rows(), warm_end = sequence.warmup_end();
+  try {
+    if (!sequence.cache->reserve(from, to)) return starved_.push_back(request);
+    sequence.cache->sync(*machine_.backend, machine_.pool);
+    keep_source_queries(*sequence.cache->geometry().plan);
+  } catch (...) {
+    sequence.uncache(0);
+    sequence.cache->clear();
+    return end(*request, std::current_exception(), callbacks);
+  }
+  request->plan(step, row, from, count);
+  const int warm = std::clamp(warm_end - from, 0, count), index = int(step.sequences.size());
+  if (warm > 0) step.segments.push_back({row, warm, from, true, index});
+  if (count > warm) step.segments.push_back({row + warm, count - warm, from + warm, false, index});
+  step.sequences.push_back(sequence.cache->view());
+  for (int position = from; position < to; ++position) {
+    step.tokens.push_back(sequence.tokens[position]);
+    step.positions.push_back(position);
+  }
+  request->in_step = true;
+  parts.push_back({request, count, from < warm_end && to >= warm_end});
+}
+
+/// A layer whose scores a later one uses keeps its queries in a buffer of its own from now on.
+void Scheduler::keep_source_queries(const HeadPlan& plan) {
+  auto& queries = machine_.activations.queries;
+  for (int layer = 0; layer < config_->layers; ++layer) {
+    const int source = plan.scores_from(layer);
+    if (source == layer || own_queries_[source]) continue;
+    queries[source] = machine_.backend->allocate_rows(limits_.rows, config_->query_width(), "queries of a shared layer");
+    machine_.buffer_bytes += sizeof(float) * size_t(limits_.rows) * config_->query_width();
+    own_queries_[source] = true;
+  }
+}
+
+std::exception_ptr Scheduler::compute(Step& step, const std::vector<Part>& parts) {
+  try {
+    forward(*machine_.backend, machine_.loaded.weights, step, machine_.activations);
+    for (const auto& part : parts) {
+      if (part.finds_membership) part.request->sequence->cache->adopt_tables(*machine_.backend);
+      part.request->collect(step, *machine_.backend, machine_.activations.logits);
+    }
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return std::make_exception_ptr(Error(Code::out_of_memory, "no memory left for a step; close models or sessions, or lower maxBatch"));
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+void Scheduler::commit(const Step& step, std::vector<Part>& parts, std::exception_ptr error, double milliseconds, Callbacks& callbacks) {
+  ++stats_.steps;
+  stats_.rows += uint64_t(step.rows());
+  stats_.largest_batch = std::max(stats_.largest_batch, int(parts.size()));
+  stats_.step_ms += milliseconds;
+  for (auto& part : parts) {
+    Request& request = *part.request;
+    Sequence& sequence = *request.sequence;
+    request.in_step = false;
+    if (error) {  // what the failed step wrote is unknown: compute the whole sequence again when it is used next
+      sequence.uncache(0);
+      sequence.cache->clear();
+      end(request, error, callbacks);
+      continue;
+    }
+    if (part.finds_membership) sequence.cache->adopt_pages();
+    sequence.cached += part.count;
+    if (request.interrupt)
+      end(request, request.interrupt, callbacks);
+    else if (request.commit(step, milliseconds, callbacks)) {
+      std::erase(active_, part.request);
+      sequence.request.reset();
+    }
+  }
+}
+
+/// Nothing else can run, and these need pages that nobody gives back: the newest gives way.
+void Scheduler::fail_starved(Callbacks& callbacks) {
+  const auto newest = *std::max_element(starved_.begin(), starved_.end(), [](const auto& a, const auto& b) { return a->order < b->order; });
+  const std::string tokens = std::to_string(int64_t(pages_->capacity()) * page_rows / (2 * config_->layers * config_->key_value_heads));
+  end(*newest,
+      std::make_exception_ptr(Error(Code::out_of_memory, "the K/V cache is full (" + tokens +
+                                                             " tokens at full head count, shared by all sessions): close sessions, "
+                                                             "shorten prompts or raise cacheTokens")),
+      callbacks);
+}
+
+void Scheduler::shut_down(Callbacks& callbacks) {
+  for (const auto& weak : sequences_)
+    if (const auto sequence = weak.lock()) close_sequence(*sequence, callbacks);
+  sequences_.clear();
+  active_.clear();
+  starved_.clear();
+  machine_.activations = {};  // everything that lives in the backend's memory goes before the backend
+  machine_.loaded = {};
+  machine_.pool_memory.reset();
+  machine_.backend.reset();
+}
+
+}  // namespace chai
