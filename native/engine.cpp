@@ -251,11 +251,15 @@ void make_activations(const Config& c, const StepLimits& limits, Machine& machin
 }  // namespace
 
 std::shared_ptr<Engine> Engine::load(const LoadOptions& options, const Progress& progress) {
+  return load(options, progress, make_backend(options));
+}
+
+std::shared_ptr<Engine> Engine::load(const LoadOptions& options, const Progress& progress, std::unique_ptr<Backend> backend) {
   check(options.config);
   if (options.max_batch < 1 || options.max_batch > 4096 || options.max_rows < options.max_batch || options.max_rows > 1 << 16)
     throw Error(Code::option_invalid, "maxBatch must be 1 to 4096, and rows a step at least that and at most 65536");
   Machine machine;
-  machine.backend = make_backend(options);
+  machine.backend = std::move(backend);
   machine.loaded = load_weights(options, *machine.backend, progress);
   StepLimits limits{options.max_rows, options.max_batch, 0};
   const int affordable = int(logit_budget / (sizeof(float) * size_t(options.config.vocabulary)));

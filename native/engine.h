@@ -17,6 +17,8 @@
 
 namespace chai {
 
+class Backend;
+
 /// One tensor of the model: rows x columns elements at byte `offset` of files[file].
 struct FileTensor {
   int file = -1;  // -1: the model has no such tensor
@@ -134,6 +136,8 @@ class Engine {
   virtual ~Engine() = default;
   /// Reads the weights (blocking; call it from a worker thread).
   static std::shared_ptr<Engine> load(const LoadOptions& options, const Progress& progress);
+  /// The same on a backend of the caller's.
+  static std::shared_ptr<Engine> load(const LoadOptions& options, const Progress& progress, std::unique_ptr<Backend> backend);
   virtual std::shared_ptr<Session> open(HeadPlan plan) = 0;
   virtual MemoryUse memory() const = 0;
   virtual EngineStats stats() const = 0;

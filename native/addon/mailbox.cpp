@@ -35,12 +35,19 @@ void Mailbox::keep_loop_alive(bool keep) noexcept {
     napi_unref_threadsafe_function(env_, wake_);
 }
 
+/// Everything that waits, as a chain. Its letters count as queued until detached, so nobody links them elsewhere meanwhile.
 std::shared_ptr<Letter> Mailbox::collect() noexcept {
   const std::lock_guard hold(mutex_);
   waking_ = false;
   last_ = nullptr;
-  for (Letter* letter = first_.get(); letter; letter = letter->next_.get()) letter->queued_ = false;
   return std::move(first_);
+}
+
+/// Takes the first letter out of a collected chain: what it is posted for from now on needs a new delivery. Returns the rest.
+std::shared_ptr<Letter> Mailbox::detach(Letter& letter) noexcept {
+  const std::lock_guard hold(mutex_);
+  letter.queued_ = false;
+  return std::move(letter.next_);
 }
 
 void Mailbox::drain(napi_env env, napi_value, void* context, void*) {
@@ -48,14 +55,14 @@ void Mailbox::drain(napi_env env, napi_value, void* context, void*) {
   Mailbox& mailbox = *static_cast<Mailbox*>(context);
   std::shared_ptr<Letter> letter = mailbox.collect();
   while (letter) {
-    std::shared_ptr<Letter> rest = std::move(letter->next_);
+    std::shared_ptr<Letter> rest = mailbox.detach(*letter);
     napi_handle_scope scope = nullptr;
-    if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+    if (napi_open_handle_scope(env, &scope) != napi_ok) scope = nullptr;
     try {
       letter->deliver(env);
     } catch (...) {  // only when JS cannot run any more: a worker that is being terminated
     }
-    napi_close_handle_scope(env, scope);
+    if (scope) napi_close_handle_scope(env, scope);
     letter = std::move(rest);
   }
 }
@@ -66,7 +73,7 @@ void Mailbox::close() noexcept {
     const std::lock_guard hold(mutex_);
     std::swap(wake, wake_);
   }
-  for (std::shared_ptr<Letter> letter = collect(); letter;) letter = std::move(letter->next_);  // one by one: a long chain must not recurse
+  for (std::shared_ptr<Letter> letter = collect(); letter;) letter = detach(*letter);  // one by one: a long chain must not recurse
   if (wake) napi_release_threadsafe_function(wake, napi_tsfn_abort);
 }
 

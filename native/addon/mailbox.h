@@ -39,6 +39,7 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
   Mailbox() = default;
   static void drain(napi_env env, napi_value, void* context, void*);
   std::shared_ptr<Letter> collect() noexcept;
+  std::shared_ptr<Letter> detach(Letter& letter) noexcept;
 
   napi_env env_ = nullptr;
   std::mutex mutex_;

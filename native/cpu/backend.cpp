@@ -96,7 +96,7 @@ void CpuBackend::begin(const Step& step) {
 
 void CpuBackend::multiply(const CpuMatrix& weight, int first, int count, const float* x, int64_t x_stride, float* y, int64_t y_stride,
                           int rows, int worker) {
-  constexpr int most = 128;
+  constexpr int most = 512;
   const float* from[most];
   float* to[most];
   for (int row = 0; row < rows; row += most) {

@@ -76,6 +76,10 @@ struct Bench {
     for (int layer = 0; layer < config->layers; ++layer) {
       const LayerHeads heads = clustered_heads(*config, layer, memberships[layer]);
       write_table(heads, *config, v.tables + size_t(layer) * table.size());
+      for (int slot = 0; slot < int(heads.kept_keys.size()); ++slot)
+        for (int block = 0; block < v.geometry->warm_blocks; ++block)
+          v.block_pages[block * v.geometry->table_rows + v.geometry->key_row[layer] + slot] =
+              v.warm_pages[(layer * config->key_value_heads + heads.kept_keys[slot]) * v.geometry->warm_blocks + block];
     }
     cache.adopt_tables(backend);
     cache.adopt_pages();
