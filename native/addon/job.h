@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "environment.h"
 
@@ -27,8 +28,10 @@ class Job : public Letter {
   /// Only in the native call that created the job.
   napi_value promise() const { return promise_; }
 
-  /// Called on the JS thread when the job is settled or dropped, before the promise's reactions run.
+  /// JS thread: called once when the job is over or dropped, after Convert and before the promise's reactions.
   std::function<void()> ended;
+  /// JS thread: what a rejection carries instead of the work's own error.
+  std::exception_ptr reason;
 
   /// The settling thread hands its reference over: the job's end is left to the JS thread.
   static void resolve(std::shared_ptr<Job> job, Result result) noexcept {
@@ -63,31 +66,34 @@ class Job : public Letter {
     const napi_deferred deferred = std::exchange(deferred_, nullptr);
     environment->outstanding().remove(*this);
     if (!deferred) return;
-    if (const auto last = std::exchange(ended, nullptr)) last();
     napi_value value = nullptr, error = nullptr;
     try {
       if (error_) std::rethrow_exception(error_);
       value = convert(env, *result_);
     } catch (...) {
-      error = error_value(env, std::current_exception());
+      error = error_value(env, reason ? reason : std::current_exception());
     }
+    end();
     // A refusal means that the environment goes down: nobody waits any more.
     if (value)
       napi_resolve_deferred(env, deferred, value);
     else if (error)
       napi_reject_deferred(env, deferred, error);
-    result_.reset();
   }
 
   void drop() noexcept override {
     deferred_ = nullptr;
     convert_ = nullptr;
-    if (const auto last = std::exchange(ended, nullptr)) last();
+    end();
   }
 
  private:
   Job(Environment& environment, Convert convert)
       : environment_(environment.weak_from_this()), mailbox_(environment.mailbox()), convert_(std::move(convert)) {}
+  void end() noexcept {
+    reason = nullptr;
+    if (const auto last = std::exchange(ended, nullptr)) last();
+  }
   static void post(std::shared_ptr<Job> job) noexcept {
     const std::shared_ptr<Mailbox> mailbox = job->mailbox_;
     mailbox->post(std::move(job));

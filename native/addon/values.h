@@ -30,11 +30,28 @@ std::vector<int32_t> to_int32s(const Napi::Value& value, const std::string& name
 std::vector<float> to_float32s(const Napi::Value& value, const std::string& name, Code code);
 std::vector<double> to_float64s(const Napi::Value& value, const std::string& name, Code code);
 
+template <typename Choice>
+using Choices = std::initializer_list<std::pair<const char*, Choice>>;
+
+/// One of a few strings.
+template <typename Choice>
+Choice to_choice(const Napi::Value& value, const std::string& name, Code code, Choices<Choice> choices) {
+  const std::string given = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+  std::string expected;
+  for (const auto& [text, chosen] : choices) {
+    if (given == text) return chosen;
+    expected += (expected.empty() ? "'" : ", '") + std::string(text) + "'";
+  }
+  refuse(code, name, "one of " + expected, value);
+}
+
 /// The fields of one JS object. Every complaint carries its code and the field's full name, like "config.layers".
 class Fields {
  public:
   Fields(const Napi::Value& value, std::string name, Code code);
 
+  Napi::Env env() const { return object_.Env(); }
+  Code code() const { return code_; }
   Napi::Value get(const char* field) const { return object_.Get(field); }
   std::string name(const char* field) const { return name_ + "." + field; }
   int64_t integer(const char* field, int64_t least, int64_t most) const { return to_integer(get(field), name(field), code_, least, most); }
@@ -46,14 +63,8 @@ class Fields {
   Fields fields(const char* field) const { return {get(field), name(field), code_}; }
 
   template <typename Choice>
-  Choice choice(const char* field, std::initializer_list<std::pair<const char*, Choice>> choices) const {
-    const Napi::Value value = get(field);
-    std::string expected;
-    for (const auto& [text, chosen] : choices) {
-      if (value.IsString() && value.As<Napi::String>().Utf8Value() == text) return chosen;
-      expected += (expected.empty() ? "'" : ", '") + std::string(text) + "'";
-    }
-    refuse(code_, name(field), "one of " + expected, value);
+  Choice choice(const char* field, Choices<Choice> choices) const {
+    return to_choice(get(field), name(field), code_, choices);
   }
 
  private:

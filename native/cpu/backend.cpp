@@ -33,7 +33,7 @@ void CpuBackend::copy(void* to, const void* from, size_t bytes) {
 }
 MatrixRef CpuBackend::prepare(const TensorSource& source) { return load_matrix(source); }
 void CpuBackend::download_logits(const Rows& logits, int row, int count, float* host) {
-  std::memcpy(host, row_of(logits, row), size_t(count) * sizeof(float));
+  std::memcpy(host, row_of(logits, row), size_t(count) * size_t(logits.width) * sizeof(float));
 }
 
 void CpuBackend::plan(const Config& config, int rows, int sequences) {

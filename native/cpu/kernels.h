@@ -65,19 +65,14 @@ struct Kernels {
 };
 
 constexpr int lanes = 16;
-constexpr int block_floats = 128 * 1024;  // widened weights of one block: half a megabyte, half of a usual L2 cache
-constexpr int block_columns = 64;         // most weight rows in a block
-constexpr int most_tile_rows = 8, most_tile_columns = 8;
+constexpr int block_floats = 128 * 1024;  // activations that one block of rows may hold: half a megabyte, half of a usual L2 cache
+constexpr int most_tile_columns = 8;
 
 /// Floats between widened weight rows: an odd number of cache lines, so that rows of a tile do not fall into the same cache sets.
 [[gnu::always_inline]] inline int64_t widened_stride(int depth) { return ((int64_t(depth) + lanes - 1) / lanes | 1) * lanes; }
 
 /// Floats of scratch that `product` needs for sums of this depth.
-[[gnu::always_inline]] inline int64_t product_scratch(int depth) {
-  const int64_t least = widened_stride(depth) * most_tile_columns;
-  const int64_t carried = int64_t(block_columns) * most_tile_rows * lanes;
-  return (least > block_floats ? least : block_floats) + carried;
-}
+[[gnu::always_inline]] inline int64_t product_scratch(int depth) { return widened_stride(depth) * most_tile_columns; }
 
 /// Tables that this machine can run, slowest first; never empty.
 std::vector<const Kernels*> usable_kernels();

@@ -14,47 +14,60 @@ struct BrainHalf {
   uint16_t bits;
 };
 
-/// Lanes 0..7 in `low`, 8..15 in `high`.
+/// Lanes 0..7 and 8..15.
 struct V {
-  static constexpr int tile_rows = 3, tile_columns = 2, vector_columns = 4, sum_columns = 2, direct_rows = 6;
-  __m256 low, high;
+  using Part = __m256;
+  static constexpr int parts = 2, tile_rows = 3, tile_columns = 2, vector_columns = 4, sum_columns = 2;
+  static constexpr bool slow_conversion = false;
+  Part part[parts];
 
   static __m256i first(int count) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
-  static V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
-  static V set(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
-  static V load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-  static V load(const float* p, int count) { return {_mm256_maskload_ps(p, first(count)), _mm256_maskload_ps(p + 8, first(count - 8))}; }
   static __m128i bits(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-  static V load(const Half* p) { return {_mm256_cvtph_ps(bits(p)), _mm256_cvtph_ps(bits(p + 8))}; }
-  static __m256 widen(__m128i bits) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)); }
-  static V load(const BrainHalf* p) { return {widen(bits(p)), widen(bits(p + 8))}; }
+  static Part load_part(const float* p) { return _mm256_loadu_ps(p); }
+  static Part load_part(const Half* p) { return _mm256_cvtph_ps(bits(p)); }
+  static Part load_part(const BrainHalf* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits(p)), 16)); }
+  static Part set_part(float value) { return _mm256_set1_ps(value); }
+  /// Makes the compiler load a value once for all its uses: folded into every multiply, loads would be the bottleneck (measured 20 % slower).
+  static Part keep(Part value) {
+    asm("" : "+x"(value));
+    return value;
+  }
+  static void fma(Part& sum, Part a, Part b) { sum = _mm256_fmadd_ps(a, b, sum); }
+
+  static V zero() { return set(0); }
+  static V set(float value) { return {{set_part(value), set_part(value)}}; }
+  template <class T>
+  static V load(const T* p) {
+    return {{load_part(p), load_part(p + 8)}};
+  }
+  static V load(const float* p, int count) { return {{_mm256_maskload_ps(p, first(count)), _mm256_maskload_ps(p + 8, first(count - 8))}}; }
   template <class T>
   static V load(const T* p, int count) {
-    T part[16] = {};
-    __builtin_memcpy(part, p, size_t(count) * sizeof(T));
-    return load(static_cast<const T*>(part));
+    T some[16] = {};
+    __builtin_memcpy(some, p, size_t(count) * sizeof(T));
+    return load(static_cast<const T*>(some));
   }
   void store(float* p) const {
-    _mm256_storeu_ps(p, low);
-    _mm256_storeu_ps(p + 8, high);
+    _mm256_storeu_ps(p, part[0]);
+    _mm256_storeu_ps(p + 8, part[1]);
   }
   void store(float* p, int count) const {
-    _mm256_maskstore_ps(p, first(count), low);
-    _mm256_maskstore_ps(p + 8, first(count - 8), high);
+    _mm256_maskstore_ps(p, first(count), part[0]);
+    _mm256_maskstore_ps(p + 8, first(count - 8), part[1]);
   }
   void store(Half* p) const {
     constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(low, nearest));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(high, nearest));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(part[0], nearest));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(part[1], nearest));
   }
   void fma(const V& a, const V& b) {
-    low = _mm256_fmadd_ps(a.low, b.low, low);
-    high = _mm256_fmadd_ps(a.high, b.high, high);
+    fma(part[0], a.part[0], b.part[0]);
+    fma(part[1], a.part[1], b.part[1]);
   }
 
   /// Lanes 0..3 of the tree's second level: l[i] + l[i + 8], then that + [i + 4].
   __m128 quarter() const {
-    const __m256 half = _mm256_add_ps(low, high);
+    const __m256 half = _mm256_add_ps(part[0], part[1]);
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
   }
   float sum() const {

@@ -19,93 +19,48 @@ template <int N, class Body>
 
 // ---- product --------------------------------------------------------------------------------------------------------
 
-constexpr int depth_block = 512;  // 6 activation and 4 weight rows of this length stay in a 32 KiB first-level cache
-
-/// One tile of outputs over depth [from, to). Sums of an unfinished depth wait in `carry` [MR * NR x lanes].
+/// One tile of outputs: MR rows by NR columns over the whole depth. Every weight loaded serves MR rows, every activation NR columns.
 template <class W, int MR, int NR>
-[[gnu::always_inline]] inline void tile(const float* const* x, const W* w, int64_t stride, int from, int to, int depth, float* carry,
-                                        float* const* y, int column) {
+[[gnu::always_inline]] inline void tile(const float* const* x, const W* w, int64_t stride, int depth, float* const* y, int column) {
+  constexpr int width = lanes / V::parts;
   const float* xs[MR];
   const W* ws[NR];
   V sums[MR][NR];
   unroll<MR>([&](auto m) __attribute__((always_inline)) { xs[m] = x[m]; });
   unroll<NR>([&](auto n) __attribute__((always_inline)) { ws[n] = w + n * stride; });
   unroll<MR>([&](auto m) __attribute__((always_inline)) {
-    unroll<NR>([&](auto n) __attribute__((always_inline)) {
-      sums[m][n] = from == 0 ? V::zero() : V::load(carry + (m * NR + n) * lanes);
-    });
+    unroll<NR>([&](auto n) __attribute__((always_inline)) { sums[m][n] = V::zero(); });
   });
-  const auto step = [&](auto load) __attribute__((always_inline)) {
-    V wv[NR];
-    unroll<NR>([&](auto n) __attribute__((always_inline)) { wv[n] = load(ws[n]); });
-    unroll<MR>([&](auto m) __attribute__((always_inline)) {
-      const V xv = load(xs[m]);
-      unroll<NR>([&](auto n) __attribute__((always_inline)) { sums[m][n].fma(xv, wv[n]); });
+  int k = 0;
+  for (; k + lanes <= depth; k += lanes)
+    unroll<V::parts>([&](auto h) __attribute__((always_inline)) {
+      typename V::Part wv[NR];
+      unroll<NR>([&](auto n) __attribute__((always_inline)) { wv[n] = V::load_part(ws[n] + k + h * width); });
+      unroll<MR>([&](auto m) __attribute__((always_inline)) {
+        const typename V::Part xv = V::keep(V::load_part(xs[m] + k + h * width));
+        unroll<NR>([&](auto n) __attribute__((always_inline)) { V::fma(sums[m][n].part[h], xv, wv[n]); });
+      });
     });
-  };
-  int k = from;
-  for (; k + lanes <= to; k += lanes) step([k](const auto* p) __attribute__((always_inline)) { return V::load(p + k); });
-  if (k < to) step([k, to](const auto* p) __attribute__((always_inline)) { return V::load(p + k, to - k); });
-  if (to < depth)
-    unroll<MR>([&](auto m) __attribute__((always_inline)) {
-      unroll<NR>([&](auto n) __attribute__((always_inline)) { sums[m][n].store(carry + (m * NR + n) * lanes); });
+  if (k < depth)
+    unroll<NR>([&](auto n) __attribute__((always_inline)) {
+      const V wv = V::load(ws[n] + k, depth - k);
+      unroll<MR>([&](auto m) __attribute__((always_inline)) { sums[m][n].fma(V::load(xs[m] + k, depth - k), wv); });
     });
-  else
-    unroll<MR>([&](auto m) __attribute__((always_inline)) {
-      float* out = y[m] + column;
-      unroll<NR / 4>([&](auto n) __attribute__((always_inline)) { V::sum4(&sums[m][4 * n], out + 4 * n); });
-      unroll<NR % 4>([&](auto n) __attribute__((always_inline)) { out[NR / 4 * 4 + n] = sums[m][NR / 4 * 4 + n].sum(); });
-    });
+  unroll<MR>([&](auto m) __attribute__((always_inline)) {
+    float* out = y[m] + column;
+    unroll<NR / 4>([&](auto n) __attribute__((always_inline)) { V::sum4(&sums[m][4 * n], out + 4 * n); });
+    unroll<NR % 4>([&](auto n) __attribute__((always_inline)) { out[NR / 4 * 4 + n] = sums[m][NR / 4 * 4 + n].sum(); });
+  });
 }
 
 /// The next smaller tile when fewer rows are left.
 constexpr int smaller(int rows) { return rows > 4 ? 4 : rows > 2 ? 2 : 1; }
 
-/// Few rows: weights are read once, in their own type, by tiles over the whole depth.
-template <class W, int MR>
-[[gnu::always_inline]] inline void direct_rows(const Product& p, const W* w, int row, int column, bool whole) {
-  for (; row + MR <= p.rows; row += MR) {
-    if (whole)
-      tile<W, MR, V::tile_columns>(p.x + row, w, p.stride, 0, p.depth, p.depth, nullptr, p.y + row, column);
-    else
-      tile<W, MR, 1>(p.x + row, w, p.stride, 0, p.depth, p.depth, nullptr, p.y + row, column);
-  }
-  if constexpr (MR > 1) direct_rows<W, smaller(MR)>(p, w, row, column, whole);
-}
-
-template <class W>
-void direct(const Product& p) {
-  const W* w = static_cast<const W*>(p.weight);
-  int n = 0;
-  if (p.rows == 1)
-    for (; n + V::vector_columns <= p.columns; n += V::vector_columns)
-      tile<W, 1, V::vector_columns>(p.x, w + n * p.stride, p.stride, 0, p.depth, p.depth, nullptr, p.y, n);
-  for (; n + V::tile_columns <= p.columns; n += V::tile_columns) direct_rows<W, V::tile_rows>(p, w + n * p.stride, 0, n, true);
-  for (; n < p.columns; ++n) direct_rows<W, V::tile_rows>(p, w + n * p.stride, 0, n, false);
-}
-
-/// A block of widened weights, [columns x stride], used by all rows before the next block is widened.
-struct Block {
-  const float* w;
-  int64_t stride;
-  int column, columns;  // outputs [column, column + columns)
-  float* carry;
-};
-
-template <int MR>
-void block_rows(const Product& p, const Block& b, int row) {
-  for (; row + MR <= p.rows; row += MR)
-    for (int from = 0; from < p.depth; from += depth_block) {
-      const int to = from + depth_block < p.depth ? from + depth_block : p.depth;
-      int n = 0;
-      for (; n + V::tile_columns <= b.columns; n += V::tile_columns)
-        tile<float, MR, V::tile_columns>(p.x + row, b.w + n * b.stride, b.stride, from, to, p.depth, b.carry + n * MR * lanes,
-                                         p.y + row, b.column + n);
-      for (; n < b.columns; ++n)
-        tile<float, MR, 1>(p.x + row, b.w + n * b.stride, b.stride, from, to, p.depth, b.carry + n * MR * lanes, p.y + row,
-                           b.column + n);
-    }
-  if constexpr (MR > 1) block_rows<smaller(MR)>(p, b, row);
+/// Rows [row, end) by NR columns; the NR weight rows stay in the first-level cache meanwhile.
+template <class W, int MR, int NR>
+[[gnu::always_inline]] inline void tiles_of_rows(const Product& p, const W* w, int64_t stride, int row, int end, int column) {
+  for (; row + MR <= end; row += MR) tile<W, MR, NR>(p.x + row, w, stride, p.depth, p.y + row, column);
+  if constexpr (MR > 1) tiles_of_rows<W, smaller(MR), NR>(p, w, stride, row, end, column);
 }
 
 template <class W>
@@ -115,27 +70,34 @@ void widen_row(const W* from, float* to, int count) {
   if (k < count) V::load(from + k, count - k).store(to + k, count - k);
 }
 
-template <class W>
-void blocked(const Product& p, float* scratch) {
-  const W* w = static_cast<const W*>(p.weight);
-  const int64_t stride = widened_stride(p.depth);
-  int64_t fit = block_floats / stride / V::tile_columns * V::tile_columns;
-  if (fit < V::tile_columns) fit = V::tile_columns;
-  const int most = fit < block_columns ? int(fit) : block_columns;
-  float* carry = scratch + product_scratch(p.depth) - int64_t(block_columns) * most_tile_rows * lanes;
-  for (int column = 0; column < p.columns; column += most) {
-    const int columns = p.columns - column < most ? p.columns - column : most;
-    for (int n = 0; n < columns; ++n) widen_row(w + (column + n) * p.stride, scratch + n * stride, p.depth);
-    block_rows<V::tile_rows>(p, {scratch, stride, column, columns, carry}, 0);
+/// NR weight rows for rows [row, end): widened once for all where conversion is slow, else in their own type (widening a whole block of
+/// weights to memory first was 10 to 30 % slower with AVX-512: conversion hides behind the multiplies, the stores do not).
+template <class W, int NR>
+void columns_of_rows(const Product& p, const W* w, int row, int end, int column, float* scratch) {
+  if (V::slow_conversion && sizeof(W) == 2 && end - row > V::tile_rows) {
+    const int64_t stride = widened_stride(p.depth);
+    for (int n = 0; n < NR; ++n) widen_row(w + n * p.stride, scratch + n * stride, p.depth);
+    tiles_of_rows<float, V::tile_rows, NR>(p, scratch, stride, row, end, column);
+  } else {
+    tiles_of_rows<W, V::tile_rows, NR>(p, w, p.stride, row, end, column);
   }
 }
 
 template <class W>
 void product_of(const Product& p, float* scratch) {
-  if (p.rows <= V::direct_rows)
-    direct<W>(p);
-  else
-    blocked<W>(p, scratch);
+  const W* w = static_cast<const W*>(p.weight);
+  int64_t block = block_floats / p.depth / V::tile_rows * V::tile_rows;  // activations of a block of rows stay in the second-level cache
+  if (block < 4 * V::tile_rows) block = 4 * V::tile_rows;
+  for (int row = 0; row < p.rows; row += int(block)) {
+    const int end = p.rows - row < block ? p.rows : row + int(block);
+    int n = 0;
+    if (end - row == 1)
+      for (; n + V::vector_columns <= p.columns; n += V::vector_columns)
+        tile<W, 1, V::vector_columns>(p.x + row, w + n * p.stride, p.stride, p.depth, p.y + row, n);
+    for (; n + V::tile_columns <= p.columns; n += V::tile_columns)
+      columns_of_rows<W, V::tile_columns>(p, w + n * p.stride, row, end, n, scratch);
+    for (; n < p.columns; ++n) columns_of_rows<W, 1>(p, w + n * p.stride, row, end, n, scratch);
+  }
 }
 
 void product(const Product& p, float* scratch) {
@@ -162,12 +124,19 @@ template <class T, int MR, int NC, bool Part>
     });
   });
   for (int j = 0; j < s.count; ++j, v += s.v_stride) {
-    V vv[NC];
-    unroll<NC>([&](auto c) __attribute__((always_inline)) { vv[c] = Part ? V::load(v, part) : V::load(v + c * lanes); });
-    unroll<MR>([&](auto m) __attribute__((always_inline)) {
-      const V weight = V::set(p[m * s.p_stride + j]);
-      unroll<NC>([&](auto c) __attribute__((always_inline)) { sums[m][c].fma(weight, vv[c]); });
-    });
+    if constexpr (Part) {
+      const V vv = V::load(v, part);
+      unroll<MR>([&](auto m) __attribute__((always_inline)) { sums[m][0].fma(V::set(p[m * s.p_stride + j]), vv); });
+    } else {
+      unroll<V::parts>([&](auto h) __attribute__((always_inline)) {
+        typename V::Part vv[NC];
+        unroll<NC>([&](auto c) __attribute__((always_inline)) { vv[c] = V::load_part(v + c * lanes + h * (lanes / V::parts)); });
+        unroll<MR>([&](auto m) __attribute__((always_inline)) {
+          const typename V::Part weight = V::set_part(p[m * s.p_stride + j]);
+          unroll<NC>([&](auto c) __attribute__((always_inline)) { V::fma(sums[m][c].part[h], weight, vv[c]); });
+        });
+      });
+    }
   }
   unroll<MR>([&](auto m) __attribute__((always_inline)) {
     unroll<NC>([&](auto c) __attribute__((always_inline)) {

@@ -16,52 +16,55 @@ struct BrainHalf {
   uint16_t bits;
 };
 
-/// Lanes 4 i .. 4 i + 3 in v[i].
+/// Lanes 4 i .. 4 i + 3 in part[i].
 struct V {
-  static constexpr int tile_rows = 2, tile_columns = 2, vector_columns = 4, sum_columns = 2, direct_rows = 4;
-  float32x4_t v[4];
+  using Part = float32x4_t;
+  static constexpr int parts = 4, tile_rows = 3, tile_columns = 2, vector_columns = 4, sum_columns = 2;
+  static constexpr bool slow_conversion = false;
+  Part part[parts];
 
-  static V zero() { return set(0); }
-  static V set(float value) {
-    const float32x4_t all = vdupq_n_f32(value);
-    return {{all, all, all, all}};
-  }
-  static V load(const float* p) { return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}}; }
   template <class T>
   static uint16x4_t bits(const T* p) {
     return vld1_u16(reinterpret_cast<const uint16_t*>(p));
   }
-  static float32x4_t widen(const Half* p) { return vcvt_f32_f16(vreinterpret_f16_u16(bits(p))); }
-  static float32x4_t widen(const BrainHalf* p) { return vreinterpretq_f32_u32(vshll_n_u16(bits(p), 16)); }
+  static Part load_part(const float* p) { return vld1q_f32(p); }
+  static Part load_part(const Half* p) { return vcvt_f32_f16(vreinterpret_f16_u16(bits(p))); }
+  static Part load_part(const BrainHalf* p) { return vreinterpretq_f32_u32(vshll_n_u16(bits(p), 16)); }
+  static Part set_part(float value) { return vdupq_n_f32(value); }
+  static Part keep(Part value) { return value; }
+  static void fma(Part& sum, Part a, Part b) { sum = vfmaq_f32(sum, a, b); }
+
+  static V zero() { return set(0); }
+  static V set(float value) { return {{set_part(value), set_part(value), set_part(value), set_part(value)}}; }
   template <class T>
   static V load(const T* p) {
-    return {{widen(p), widen(p + 4), widen(p + 8), widen(p + 12)}};
+    return {{load_part(p), load_part(p + 4), load_part(p + 8), load_part(p + 12)}};
   }
   template <class T>
   static V load(const T* p, int count) {
-    T part[16] = {};
-    __builtin_memcpy(part, p, size_t(count) * sizeof(T));
-    return load(static_cast<const T*>(part));
+    T some[lanes] = {};
+    __builtin_memcpy(some, p, size_t(count) * sizeof(T));
+    return load(static_cast<const T*>(some));
   }
   void store(float* p) const {
-    for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, v[i]);
+    for (int h = 0; h < parts; ++h) vst1q_f32(p + 4 * h, part[h]);
   }
   void store(float* p, int count) const {
-    float part[16];
-    store(part);
-    __builtin_memcpy(p, part, size_t(count) * sizeof(float));
+    float all[lanes];
+    store(all);
+    __builtin_memcpy(p, all, size_t(count) * sizeof(float));
   }
   void store(Half* p) const {
-    for (int i = 0; i < 4; ++i) vst1_u16(reinterpret_cast<uint16_t*>(p + 4 * i), vreinterpret_u16_f16(vcvt_f16_f32(v[i])));
+    for (int h = 0; h < parts; ++h) vst1_u16(reinterpret_cast<uint16_t*>(p + 4 * h), vreinterpret_u16_f16(vcvt_f16_f32(part[h])));
   }
   void fma(const V& a, const V& b) {
-    for (int i = 0; i < 4; ++i) v[i] = vfmaq_f32(v[i], a.v[i], b.v[i]);
+    for (int h = 0; h < parts; ++h) fma(part[h], a.part[h], b.part[h]);
   }
 
   /// Lanes 0..3 of the tree's second level: l[i] + l[i + 8], then that + [i + 4].
-  float32x4_t quarter() const { return vaddq_f32(vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])); }
+  Part quarter() const { return vaddq_f32(vaddq_f32(part[0], part[2]), vaddq_f32(part[1], part[3])); }
   float sum() const {
-    const float32x4_t q = quarter();
+    const Part q = quarter();
     const float32x2_t pair = vadd_f32(vget_low_f32(q), vget_high_f32(q));
     return vget_lane_f32(pair, 0) + vget_lane_f32(pair, 1);
   }

@@ -1,0 +1,204 @@
+// One running generation as an async iterator of tokens. In: a prepared native generation and a text stream. Out: tokens, then totals.
+import type { NativeGeneration, NativeTokens } from './binding';
+import { abortError, ChaiError, toChaiError } from './errors';
+import type { CheckedGenerateOptions } from './options';
+import { StopStrings } from './text_stream';
+
+export interface Token {
+  id: number;
+  /** The text this token completes; empty while a character or a possible stop string is unfinished. All texts joined are the output. */
+  text: string;
+  /** Natural log-probability, with option `logprobs`. */
+  logprob?: number;
+}
+
+export interface Usage {
+  promptTokens: number;
+  completionTokens: number;
+  totalTokens: number;
+}
+
+export interface Timings {
+  /** Milliseconds of the engine's steps that computed this prompt, and its tokens computed. */
+  promptMs: number;
+  promptTokensPerSecond: number;
+  decodeMs: number;
+  decodeTokensPerSecond: number;
+  /** From the start of the iteration to the first token, tokenizing and waiting included. */
+  timeToFirstTokenMs: number;
+  totalMs: number;
+}
+
+/** 'stop': an end-of-sequence token or a stop string; 'length': maxTokens reached or the context is full. */
+export type FinishReason = 'stop' | 'length';
+
+export interface Completion {
+  text: string;
+  usage: Usage;
+  timings: Timings;
+  finishReason: FinishReason;
+}
+
+/** What session.ts prepares: the work begun, the text stream opened, and how to let go of both. */
+export interface Started {
+  native: NativeGeneration;
+  promptTokens: number;
+  stream: { push(ids: number[]): Promise<string[]>; close(): Promise<string> };
+  release(): Promise<void>;
+}
+
+/**
+ * Tokens as they come: `for await (const token of generation)`. Work begins with the first `next()`; leaving the loop ends it within
+ * one step and keeps in the session just the tokens that were handed out. Can be iterated once.
+ */
+export class Generation implements AsyncIterableIterator<Token> {
+  /** Set once the iteration has ended. */
+  finishReason: FinishReason | undefined;
+  usage: Usage | undefined;
+  timings: Timings | undefined;
+
+  readonly #tokens: AsyncGenerator<Token, void, void>;
+  #stop: (() => void) | undefined;
+  #stopped = false;
+
+  /** @internal */
+  constructor(start: () => Promise<Started>, options: CheckedGenerateOptions, stack: string) {
+    this.#tokens = this.#run(start, options, stack);
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+  next(): Promise<IteratorResult<Token, void>> {
+    return this.#tokens.next();
+  }
+  return(): Promise<IteratorResult<Token, void>> {
+    return this.#tokens.return();
+  }
+  throw(error: unknown): Promise<IteratorResult<Token, void>> {
+    return this.#tokens.throw(error);
+  }
+
+  /** Ends the generation within one step; the iteration then ends without an error. */
+  stop(): void {
+    this.#stopped = true;
+    this.#stop?.();
+  }
+
+  /** Runs to the end and gives all the text. */
+  async text(): Promise<string> {
+    let text = '';
+    for await (const token of this) text += token.text;
+    return text;
+  }
+
+  async *#run(start: () => Promise<Started>, options: CheckedGenerateOptions, stack: string): AsyncGenerator<Token, void, void> {
+    const { signal } = options;
+    const clock = new Clock();
+    let started: Started | undefined;
+    let delivered = 0;
+    const halt = () => void started?.native.stop(delivered).catch(() => {});
+    this.#stop = halt;
+    try {
+      if (signal?.aborted) throw abortError(signal, 'the generation');
+      started = await start();
+      if (signal?.aborted) throw abortError(signal, 'the generation');
+      signal?.addEventListener('abort', halt, { once: true });
+      for await (const token of pieces(started, options, (reason) => (this.finishReason = reason))) {
+        clock.token();
+        if (!token.extra) ++delivered;
+        yield token.value;
+        if (signal?.aborted) throw abortError(signal, 'the generation');
+        if (this.#stopped) break;
+      }
+    } catch (error) {
+      if (signal?.aborted) throw toChaiError(abortError(signal, 'the generation'), stack);
+      if (!this.#stopped) throw toChaiError(error, stack);
+    } finally {
+      signal?.removeEventListener('abort', halt);
+      if (started) await this.#end(started, delivered, clock);
+    }
+  }
+
+  async #end(started: Started, delivered: number, clock: Clock): Promise<void> {
+    this.finishReason ??= 'stop';
+    this.usage = { promptTokens: started.promptTokens, completionTokens: delivered, totalTokens: started.promptTokens + delivered };
+    try {
+      await started.native.stop(delivered);
+      this.timings = clock.timings(started.native);
+    } catch {
+      // closed meanwhile: nothing is left to roll back
+    } finally {
+      await started.stream.close().catch(() => {});
+      await started.release();
+    }
+  }
+}
+
+/** One token, or text that was held back when an end-of-sequence token came (`extra`: it counts as no token of the output). */
+interface Piece {
+  value: Token;
+  extra: boolean;
+}
+
+async function* pieces(started: Started, options: CheckedGenerateOptions, finish: (reason: FinishReason) => void): AsyncGenerator<Piece> {
+  const stops = new StopStrings(options.stop);
+  for (;;) {
+    const batch = await started.native.next();
+    const texts = await started.stream.push([...batch.ids]);
+    for (const [i, id] of batch.ids.entries()) {
+      let text = stops.push(texts[i] ?? '');
+      const last = i === batch.ids.length - 1 && batch.finish === 'length';
+      if (last && !stops.stopped) text += await held(started, stops);
+      if (last) finish('length');
+      if (stops.stopped) finish('stop');
+      yield { value: token(id, text, batch, i, options), extra: false };
+      if (stops.stopped) return;
+    }
+    if (!batch.finish) continue;
+    finish(batch.finish);
+    const rest = batch.finish === 'stop' ? await held(started, stops) : '';
+    if (rest) yield { value: { id: batch.stopToken ?? -1, text: rest }, extra: true };
+    return;
+  }
+}
+
+/** Text that waited for more: an unfinished character, the start of a stop string. */
+async function held(started: Started, stops: StopStrings): Promise<string> {
+  return stops.push(await started.stream.close()) + stops.flush();
+}
+
+function token(id: number, text: string, batch: NativeTokens, i: number, options: CheckedGenerateOptions): Token {
+  return options.logprobs ? { id, text, logprob: batch.logprobs[i] } : { id, text };
+}
+
+/** Wall-clock times of an iteration. */
+class Clock {
+  readonly #start = performance.now();
+  #first: number | undefined;
+
+  token(): void {
+    this.#first ??= performance.now();
+  }
+  timings(native: NativeGeneration): Timings {
+    const { promptMs, promptTokens, decodeMs, decodeTokens } = native.timings();
+    const now = performance.now();
+    const rate = (tokens: number, ms: number) => (ms > 0 ? (tokens / ms) * 1000 : 0);
+    return {
+      promptMs,
+      promptTokensPerSecond: rate(promptTokens, promptMs),
+      decodeMs,
+      decodeTokensPerSecond: rate(decodeTokens, decodeMs),
+      timeToFirstTokenMs: (this.#first ?? now) - this.#start,
+      totalMs: now - this.#start,
+    };
+  }
+}
+
+/** Drains a generation into a completion. */
+export async function complete(generation: Generation): Promise<Completion> {
+  const text = await generation.text();
+  const { usage, timings, finishReason } = generation;
+  if (!usage || !timings || !finishReason) throw new ChaiError('CLOSED', 'the session was closed before the generation had ended');
+  return { text, usage, timings, finishReason };
+}

@@ -1,0 +1,144 @@
+// Every option of the public API: types, meanings, defaults, checks. In: what a caller gave. Out: complete options, or OPTION_INVALID.
+import * as v from 'valibot';
+import { ChaiError } from './errors';
+import type { Attention } from './head_plan';
+import type { ChatMessage } from './tokenizer';
+
+export interface LoadProgress {
+  /** Bytes of weights read, and in all. */
+  loaded: number;
+  total: number;
+  /** loaded / total, 0 to 1. */
+  fraction: number;
+}
+
+export interface LoadOptions {
+  /** Where to compute. 'auto': the first usable CUDA device, else the CPU. */
+  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
+  /** How sessions attend unless they say otherwise; 'auto': CHAI when the model has a head-plan.json, else dense. */
+  attention?: Attention;
+  /** Tokens a session may hold; default: as many as the model was made for, less where memory does not allow it. */
+  contextLength?: number;
+  /** Element type of the K/V cache. 'auto': float32 for float32 weights on the CPU, else float16. */
+  cacheType?: 'auto' | 'float32' | 'float16' | 'bfloat16';
+  /** Tokens that all sessions together may hold (at full head count); default: 8 contexts, less where memory does not allow it. */
+  cacheTokens?: number;
+  /** Most sequences computed in one step; default 16. More wait their turn. */
+  maxBatch?: number;
+  /** Compute threads; default 0: the physical cores. */
+  threads?: number;
+  /** Map the weight files instead of reading them. A file truncated while mapped kills the process: only for files nobody changes. */
+  mmap?: boolean;
+  /** Aborts the load. */
+  signal?: AbortSignal;
+  onProgress?: (progress: LoadProgress) => void;
+}
+
+export interface GenerateOptions {
+  /** Tokens to generate at most; default: until the context is full. */
+  maxTokens?: number;
+  /** 0 (default): always the likeliest token. */
+  temperature?: number;
+  /** Only the k likeliest tokens; 0 (default): all. */
+  topK?: number;
+  /** The likeliest tokens that together have this probability; 1 (default): all. */
+  topP?: number;
+  /** Only tokens at least this probable relative to the likeliest; 0 (default): all. */
+  minP?: number;
+  /** Divides positive and multiplies negative logits of tokens already in the session; 1 (default): off. */
+  repetitionPenalty?: number;
+  /** The same seed gives the same text, whatever else runs; default: random. */
+  seed?: number;
+  /** Text that ends the generation; it is not part of the output. */
+  stop?: string | readonly string[];
+  /** Go on past end-of-sequence tokens. */
+  ignoreEos?: boolean;
+  /** Ends the generation within one step; the iterator then throws ABORTED. */
+  signal?: AbortSignal;
+  /** Give each token its log-probability (natural, before temperature and penalties). */
+  logprobs?: boolean;
+}
+
+/** Text (special tokens are added as the tokenizer says), token ids (nothing is added), or a conversation (through the chat template). */
+export type Prompt = string | readonly number[] | Int32Array | Uint32Array | { messages: readonly ChatMessage[] };
+
+const count = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));
+const between = (least: number, most: number) => v.pipe(v.number(), v.finite(), v.minValue(least), v.maxValue(most));
+const signal = v.optional(v.instance(AbortSignal));
+
+const loadSchema = v.strictObject({
+  device: v.optional(v.pipe(v.string(), v.regex(/^(auto|cpu|cuda|cuda:\d{1,3})$/, 'expected "auto", "cpu", "cuda" or "cuda:N"')), 'auto'),
+  attention: v.optional(v.union([v.string(), v.custom<object>((value) => typeof value === 'object' && value !== null)]), 'auto'),
+  contextLength: v.optional(count(1, 1 << 28)),
+  cacheType: v.optional(v.picklist(['auto', 'float32', 'float16', 'bfloat16']), 'auto'),
+  cacheTokens: v.optional(count(1, 2 ** 40)),
+  maxBatch: v.optional(count(1, 4096), 16),
+  threads: v.optional(count(0, 1024), 0),
+  mmap: v.optional(v.boolean(), false),
+  signal,
+  onProgress: v.optional(v.function()),
+});
+
+const stopText = v.pipe(v.string(), v.minLength(1), v.maxLength(1000));
+const generateSchema = v.strictObject({
+  maxTokens: v.optional(count(0, 1 << 28)),
+  temperature: v.optional(between(0, 100), 0),
+  topK: v.optional(count(0, 1 << 28), 0),
+  topP: v.optional(between(0, 1), 1),
+  minP: v.optional(between(0, 1), 0),
+  repetitionPenalty: v.optional(v.pipe(v.number(), v.finite(), v.gtValue(0), v.maxValue(100)), 1),
+  seed: v.optional(count(0, Number.MAX_SAFE_INTEGER)),
+  stop: v.optional(v.union([stopText, v.pipe(v.array(stopText), v.maxLength(64))])),
+  ignoreEos: v.optional(v.boolean(), false),
+  signal,
+  logprobs: v.optional(v.boolean(), false),
+});
+
+export type CheckedLoadOptions = v.InferOutput<typeof loadSchema> & { attention: Attention; onProgress?: LoadOptions['onProgress'] };
+export type CheckedGenerateOptions = Omit<v.InferOutput<typeof generateSchema>, 'stop' | 'seed'> & { stop: string[]; seed: number };
+
+export function checkLoadOptions(options: unknown): CheckedLoadOptions {
+  return checked(loadSchema, options ?? {}, 'loadModel') as CheckedLoadOptions;
+}
+
+export function checkGenerateOptions(options: unknown): CheckedGenerateOptions {
+  const result = checked(generateSchema, options ?? {}, 'generate');
+  const stop = typeof result.stop === 'string' ? [result.stop] : (result.stop ?? []);
+  return { ...result, stop, seed: result.seed ?? Math.floor(Math.random() * 2 ** 48) };
+}
+
+const sessionSchema = v.strictObject({
+  attention: v.optional(v.union([v.string(), v.custom<object>((value) => typeof value === 'object' && value !== null)])),
+});
+export function checkSessionOptions(options: unknown): { attention?: Attention } {
+  return checked(sessionSchema, options ?? {}, 'createSession') as { attention?: Attention };
+}
+
+const evaluateSchema = v.strictObject({ logits: v.optional(v.picklist(['all', 'last', 'none']), 'last'), signal });
+export function checkEvaluateOptions(options: unknown) {
+  return checked(evaluateSchema, options ?? {}, 'evaluate');
+}
+
+const scoreSchema = v.strictObject({ signal });
+export function checkScoreOptions(options: unknown) {
+  return checked(scoreSchema, options ?? {}, 'score');
+}
+
+function checked<Schema extends v.GenericSchema>(schema: Schema, value: unknown, where: string): v.InferOutput<Schema> {
+  const result = v.safeParse(schema, value);
+  if (result.success) return result.output;
+  const issue = result.issues[0];
+  const field = v.getDotPath(issue);
+  throw new ChaiError('OPTION_INVALID', `${where}: ${field ? `option ${field}: ` : ''}${issue.message}`);
+}
+
+/** Token ids as the engine takes them. Throws OPTION_INVALID. */
+export function checkIds(ids: unknown, where: string): Int32Array {
+  if (ids instanceof Int32Array) return ids;
+  if (!Array.isArray(ids) && !(ids instanceof Uint32Array))
+    throw new ChaiError('OPTION_INVALID', `${where}: token ids must be an array of whole numbers, an Int32Array or a Uint32Array`);
+  for (const id of ids as ArrayLike<unknown> & Iterable<unknown>)
+    if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > 0x7fffffff)
+      throw new ChaiError('OPTION_INVALID', `${where}: ${String(id).slice(0, 50)} is not a token id`);
+  return Int32Array.from(ids as ArrayLike<number>);
+}

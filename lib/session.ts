@@ -1,0 +1,214 @@
+// One sequence with its K/V cache, turn after turn. In: prompts, token ids. Out: generations, logits, scores. One job at a time.
+import type { LayerHeads, NativeCancel, NativeSequence } from './binding';
+import { abortError, callerStack, ChaiError, toChaiError } from './errors';
+import { type Completion, complete, Generation, type Started } from './generation';
+import {
+  type CheckedGenerateOptions,
+  checkEvaluateOptions,
+  checkGenerateOptions,
+  checkIds,
+  checkScoreOptions,
+  type GenerateOptions,
+  type Prompt,
+} from './options';
+import type { Tokenizer } from './tokenizer';
+import type { TokenizerChannel } from './tokenizer_channel';
+
+/** Bytes of K/V pages held now, and what the same tokens would hold at full head count. */
+export interface CacheBytes {
+  keys: number;
+  values: number;
+  denseKeys: number;
+  denseValues: number;
+}
+
+/** What a session shares with its model. */
+export interface SessionContext {
+  tokenizer: Tokenizer;
+  channel: TokenizerChannel;
+  stopTokens: number[];
+  contextLength: number;
+}
+
+export class Session {
+  readonly #native: NativeSequence;
+  readonly #context: SessionContext;
+  #busy = false;
+  #closing: Promise<void> | undefined;
+
+  /** @internal Use `model.createSession()`. */
+  constructor(native: NativeSequence, context: SessionContext) {
+    this.#native = native;
+    this.#context = context;
+  }
+
+  /** Ids of all tokens of this session, prompts and generated ones, in order. */
+  get tokens(): readonly number[] {
+    return this.#call(() => Array.from(this.#native.tokens()));
+  }
+
+  /** The resolved head tables, one a layer (CHAI, section 3), once known: after warmupStart + warmupTokens tokens with CHAI, else at once. */
+  get headMaps(): LayerHeads[] | undefined {
+    return this.#call(() => this.#native.headMaps());
+  }
+
+  get cacheBytes(): CacheBytes {
+    return this.#call(() => this.#native.cacheBytes());
+  }
+
+  /**
+   * Appends the prompt and generates after it. An empty prompt goes on from the last token.
+   * @throws {ChaiError} OPTION_INVALID at once; SESSION_BUSY, CONTEXT_OVERFLOW, OUT_OF_MEMORY, ABORTED, CLOSED while iterating.
+   */
+  generate(prompt: Prompt, options?: GenerateOptions): Generation {
+    return this.#generate(prompt, options, callerStack(this.generate));
+  }
+
+  /** As `generate`, to the end. */
+  complete(prompt: Prompt, options?: GenerateOptions): Promise<Completion> {
+    const stack = callerStack(this.complete);
+    return attempt(() => complete(this.#generate(prompt, options, stack)), stack);
+  }
+
+  /** @internal A generation in a session that is made when the iteration begins and closed when it ends. */
+  static generateOnce(open: () => Session, prompt: Prompt, given: GenerateOptions | undefined, stack: string): Generation {
+    const options = checkGenerateOptions(given);
+    checkPrompt(prompt);
+    return new Generation(
+      async () => {
+        const session = open();
+        return session.#start(prompt, options, () => session.close());
+      },
+      options,
+      stack,
+    );
+  }
+
+  /**
+   * Appends tokens to the session and gives logits, float32, row-major: 'all' [ids x vocabulary], 'last' (default) [vocabulary],
+   * 'none' []. Rows of warm-up tokens are dense, later ones clustered.
+   */
+  evaluate(ids: readonly number[] | Int32Array | Uint32Array, options?: { logits?: 'all' | 'last' | 'none'; signal?: AbortSignal }): Promise<Float32Array> {
+    const stack = callerStack(this.evaluate);
+    return attempt(() => {
+      const { logits, signal } = checkEvaluateOptions(options);
+      return this.#evaluate(checkIds(ids, 'evaluate'), logits, signal, stack);
+    }, stack);
+  }
+
+  /**
+   * Appends tokens and gives the natural log-probability of each, given all before it. The first token of an empty session has none: NaN.
+   */
+  score(ids: readonly number[] | Int32Array | Uint32Array, options?: { signal?: AbortSignal }): Promise<number[]> {
+    const stack = callerStack(this.score);
+    return attempt(async () => {
+      const { signal } = checkScoreOptions(options);
+      return Array.from(await this.#evaluate(checkIds(ids, 'score'), 'score', signal, stack));
+    }, stack);
+  }
+
+  /** Keeps the first `length` tokens: 0, or at least warmupStart + warmupTokens (membership depends on these). */
+  truncate(length: number): void {
+    if (!Number.isInteger(length) || length < 0 || length > 0x7fffffff)
+      throw new ChaiError('OPTION_INVALID', `truncate: length must be a whole number from 0, not ${String(length)}`);
+    this.#idle();
+    this.#call(() => this.#native.truncate(length));
+  }
+
+  /** A second session with the same tokens; both share the cache's pages until one of them writes. */
+  fork(): Session {
+    this.#idle();
+    return new Session(this.#call(() => this.#native.fork()), this.#context);
+  }
+
+  /** Frees the cache. Running work ends within one step with CLOSED. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#native.close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #generate(prompt: Prompt, given: GenerateOptions | undefined, stack: string): Generation {
+    const options = checkGenerateOptions(given);
+    checkPrompt(prompt);
+    return new Generation(() => this.#start(prompt, options, async () => {}), options, stack);
+  }
+
+  /** Begins the work; `after` runs when it has ended, however it ends. */
+  async #start(prompt: Prompt, options: CheckedGenerateOptions, after: () => Promise<void>): Promise<Started> {
+    this.#idle();
+    this.#busy = true;
+    const release = async () => {
+      this.#busy = false;
+      await after();
+    };
+    try {
+      const ids = await this.#encode(prompt);
+      const native = this.#native.generate(ids, {
+        ...options,
+        maxTokens: options.maxTokens ?? this.#context.contextLength,
+        stopTokens: Int32Array.from(options.ignoreEos ? [] : this.#context.stopTokens),
+      });
+      return { native, promptTokens: ids.length, stream: this.#context.channel.open(Array.from(this.#native.tokens().slice(-8))), release };
+    } catch (error) {
+      await release();
+      throw error;
+    }
+  }
+
+  async #encode(prompt: Prompt): Promise<Int32Array> {
+    const { channel, tokenizer } = this.#context;
+    if (typeof prompt === 'string') return channel.encode(prompt, true);
+    if ('messages' in prompt) return channel.encode(tokenizer.applyChatTemplate(prompt.messages), false);
+    return checkIds(prompt, 'generate');
+  }
+
+  async #evaluate(ids: Int32Array, result: 'none' | 'last' | 'all' | 'score', signal: AbortSignal | undefined, stack: string): Promise<Float32Array> {
+    if (signal?.aborted) throw abortError(signal, 'the evaluation');
+    this.#idle();
+    this.#busy = true;
+    const job: NativeCancel = {};
+    const cancel = () => job.cancel?.();
+    signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      return await this.#native.evaluate(ids, result, job);
+    } catch (error) {
+      throw toChaiError(error, stack);
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+      this.#busy = false;
+    }
+  }
+
+  #idle(): void {
+    if (this.#closing) throw new ChaiError('CLOSED', 'the session is closed; open a new one');
+    if (this.#busy) throw new ChaiError('SESSION_BUSY', 'the session is working on another request; await it, stop it, or use a session of its own');
+  }
+
+  #call<Result>(call: () => Result): Result {
+    try {
+      return call();
+    } catch (error) {
+      throw toChaiError(error);
+    }
+  }
+}
+
+function checkPrompt(prompt: unknown): void {
+  const ids = Array.isArray(prompt) || prompt instanceof Int32Array || prompt instanceof Uint32Array;
+  const messages = typeof prompt === 'object' && prompt !== null && 'messages' in prompt;
+  if (typeof prompt !== 'string' && !ids && !messages)
+    throw new ChaiError('OPTION_INVALID', 'generate: the prompt must be a string, token ids or { messages }');
+}
+
+/** Runs `work`; whatever it throws, now or later, becomes a rejection with the caller's stack. */
+async function attempt<Result>(work: () => Promise<Result>, stack: string): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    throw toChaiError(error, stack);
+  }
+}

@@ -1,0 +1,98 @@
+// Token ids -> text pieces that are right at character edges and at stop strings. In: ids one by one. Out: text safe to show. Pure logic.
+
+/** Decodes a list of ids into text, as a tokenizer library does. */
+export type Decode = (ids: number[]) => string;
+
+const replacement = '�';
+const contextIds = 8; // ids kept as left context of the next piece
+const longestWindow = 32; // ids that may wait for a character to become whole; no real character needs more
+
+/**
+ * Incremental decoding: the text of new ids is the difference between decoding a window with and without them, so that whatever the
+ * decoder does between neighbours (spaces, byte sequences) is right. A piece that ends inside a character waits for the next ids.
+ */
+export class TokenDecoder {
+  private window: number[];
+  private shown: number;
+
+  /** `context`: the last ids before the stream, so that the first new token is decoded as a continuation. */
+  constructor(
+    private readonly decode: Decode,
+    context: number[] = [],
+  ) {
+    this.window = context.slice(-contextIds);
+    this.shown = this.window.length;
+  }
+
+  /** The text that this id completes, possibly empty. */
+  push(id: number): string {
+    this.window.push(id);
+    return this.advance(this.window.length - this.shown > longestWindow);
+  }
+
+  /** Whatever still waits, as the decoder shows it when nothing follows. */
+  flush(): string {
+    return this.advance(true);
+  }
+
+  private advance(force: boolean): string {
+    if (this.shown === this.window.length) return '';
+    const before = this.decode(this.window.slice(0, this.shown));
+    const after = this.decode(this.window);
+    if (!force && after.endsWith(replacement)) return '';
+    const text = after.slice(sharedLength(before, after));
+    this.window = this.window.slice(-contextIds);
+    this.shown = this.window.length;
+    return text;
+  }
+}
+
+/** Length of the common start of two texts; `before` is all of it unless the decoder changed its mind about its end. */
+function sharedLength(before: string, after: string): number {
+  if (after.startsWith(before)) return before.length;
+  let length = 0;
+  while (length < before.length && before[length] === after[length]) ++length;
+  return length;
+}
+
+/** Cuts a text stream at the first stop string; text that may be the start of one is held back until that is known. */
+export class StopStrings {
+  private held = '';
+  private readonly stops: string[];
+  /** Whether a stop string was met; nothing is shown from there on. */
+  stopped = false;
+
+  constructor(stops: readonly string[] = []) {
+    this.stops = stops.filter((stop) => stop.length > 0);
+  }
+
+  /** The part of `text` (and of what was held) that may be shown now. */
+  push(text: string): string {
+    if (this.stopped) return '';
+    if (this.stops.length === 0) return text;
+    const all = this.held + text;
+    const found = this.stops.map((stop) => all.indexOf(stop)).filter((at) => at >= 0);
+    if (found.length > 0) {
+      this.stopped = true;
+      this.held = '';
+      return all.slice(0, Math.min(...found));
+    }
+    const keep = Math.max(...this.stops.map((stop) => overlap(all, stop)));
+    this.held = all.slice(all.length - keep);
+    return all.slice(0, all.length - keep);
+  }
+
+  /** The text held back at the end of the stream. */
+  flush(): string {
+    const text = this.held;
+    this.held = '';
+    return text;
+  }
+}
+
+/** Length of the longest end of `text` that is a proper start of `stop`. */
+function overlap(text: string, stop: string): number {
+  for (let length = Math.min(text.length, stop.length - 1); length > 0; --length)
+    if (stop.startsWith(text.slice(text.length - length))) return length;
+  return 0;
+}
