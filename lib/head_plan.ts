@@ -83,7 +83,7 @@ function checkHeadPlan(value: unknown, where: string): CheckedPlan {
 
 /** `modelPlan`: path of the model's own head-plan.json, if any. */
 export async function resolveAttention(attention: Attention, config: NativeConfig, modelPlan: string | undefined): Promise<NativePlan> {
-  if (attention === 'dense' || (attention === 'auto' && modelPlan === undefined)) return densePlan();
+  if (attention === 'dense' || (attention === 'auto' && modelPlan === undefined)) return densePlan(config);
   if (typeof attention === 'object') return nativePlan(checkHeadPlan(attention, 'attention'), config, 'attention');
   const method = attention === 'chai' ? 'chai' : attention === 'chai-static' ? 'chai-static' : undefined;
   const path = method || attention === 'auto' ? modelPlan : attention;
@@ -93,8 +93,9 @@ export async function resolveAttention(attention: Attention, config: NativeConfi
   return nativePlan(method ? { ...plan, method } : plan, config, path);
 }
 
-function densePlan(): NativePlan {
-  return { method: 'dense', warmupTokens: 5, warmupStart: 0, clustering: 'kmeans', headGroups: 1, layers: [] };
+function densePlan({ layers, heads }: NativeConfig): NativePlan {
+  const each = Array.from({ length: layers }, () => ({ clusters: heads, keyHeads: 0 }));
+  return { method: 'dense', warmupTokens: 5, warmupStart: 0, clustering: 'kmeans', headGroups: 1, layers: each };
 }
 
 /** Proves that a plan fits a model, and gives each layer what its method needs. */
