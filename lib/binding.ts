@@ -17,16 +17,34 @@ export interface NativeTensor {
 
 /** Names of a layer's weights in the engine. `query.weight` has heads * headDim rows; norms have one row. */
 export type LayerSlot =
-  | 'attentionNorm.weight' | 'attentionNorm.bias'
-  | 'query.weight' | 'query.bias' | 'key.weight' | 'key.bias' | 'value.weight' | 'value.bias'
-  | 'attentionOutput.weight' | 'attentionOutput.bias'
-  | 'feedForwardNorm.weight' | 'feedForwardNorm.bias'
-  | 'gate.weight' | 'gate.bias' | 'up.weight' | 'up.bias' | 'down.weight' | 'down.bias';
+  | 'attentionNorm.weight'
+  | 'attentionNorm.bias'
+  | 'query.weight'
+  | 'query.bias'
+  | 'key.weight'
+  | 'key.bias'
+  | 'value.weight'
+  | 'value.bias'
+  | 'attentionOutput.weight'
+  | 'attentionOutput.bias'
+  | 'feedForwardNorm.weight'
+  | 'feedForwardNorm.bias'
+  | 'gate.weight'
+  | 'gate.bias'
+  | 'up.weight'
+  | 'up.bias'
+  | 'down.weight'
+  | 'down.bias';
 
 /** Names of the weights outside the layers. A tied output embedding names the same file position as `tokenEmbedding`. */
 export type ModelSlot =
-  | 'tokenEmbedding' | 'positionEmbedding' | 'embeddingProjection'
-  | 'finalNorm.weight' | 'finalNorm.bias' | 'outputProjection' | 'output';
+  | 'tokenEmbedding'
+  | 'positionEmbedding'
+  | 'embeddingProjection'
+  | 'finalNorm.weight'
+  | 'finalNorm.bias'
+  | 'outputProjection'
+  | 'output';
 
 /** The shape of the network, as numbers; mirrors native/config.h. */
 export interface NativeConfig {
@@ -218,7 +236,11 @@ export interface NativeBinding {
   load(options: NativeLoadOptions, job: NativeCancel, onProgress?: (done: number, total: number) => void): Promise<NativeModel>;
   devices(): NativeDevice[];
   /** Clusters one layer from features; the function behind the online phase, exposed for tools and tests. `features`: [heads x length]. */
-  clusterHeads(features: Float64Array, heads: number, plan: { clusters: number; clustering: NativePlan['clustering']; headGroups: number; keyValueHeads: number; keyHeads: number }): { clusterOf: number[]; representatives: number[] };
+  clusterHeads(
+    features: Float64Array,
+    heads: number,
+    plan: { clusters: number; clustering: NativePlan['clustering']; headGroups: number; keyValueHeads: number; keyHeads: number },
+  ): { clusterOf: number[]; representatives: number[] };
 }
 
 /** The addon, loaded once per process or worker thread. */

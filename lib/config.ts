@@ -1,5 +1,5 @@
 // config.json -> the network's shape and weight positions, by architecture. In: model files. Out: an Architecture, or UNSUPPORTED_MODEL.
-import { type Architecture } from './architectures/architecture';
+import type { Architecture } from './architectures/architecture';
 import { llama } from './architectures/llama';
 import { opt } from './architectures/opt';
 import { ChaiError } from './errors';

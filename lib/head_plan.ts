@@ -1,6 +1,6 @@
 // Head plans: head-plan.json or an object -> checked -> the numbers the engine takes. In: the `attention` option. Out: a NativePlan.
 import * as v from 'valibot';
-import type { LayerHeads, NativeConfig, NativePlan, NativePlanLayer } from './binding';
+import type { NativeConfig, NativePlan, NativePlanLayer } from './binding';
 import { ChaiError } from './errors';
 import { readTextFile } from './json_file';
 
@@ -41,7 +41,12 @@ const planSchema = v.object({
   clustering: v.optional(v.picklist(['kmeans', 'average-linkage-cosine']), 'kmeans'),
   headGroups: v.optional(positive, 1),
   model: v.optional(
-    v.object({ layers: v.optional(positive), heads: v.optional(positive), keyValueHeads: v.optional(positive), headDim: v.optional(positive) }),
+    v.object({
+      layers: v.optional(positive),
+      heads: v.optional(positive),
+      keyValueHeads: v.optional(positive),
+      headDim: v.optional(positive),
+    }),
   ),
   layers: v.pipe(v.array(layerSchema), v.minLength(1), v.maxLength(4096)),
 });
@@ -105,14 +110,18 @@ function nativePlan(plan: CheckedPlan, config: NativeConfig, where: string): Nat
     if (expected !== undefined && expected !== config[field])
       throw invalid(`${where}: made for a model with ${field} ${expected}, but this one has ${config[field]}`);
   }
-  if (plan.layers.length !== config.layers)
-    throw invalid(`${where}: has ${plan.layers.length} layers, but the model has ${config.layers}`);
+  if (plan.layers.length !== config.layers) throw invalid(`${where}: has ${plan.layers.length} layers, but the model has ${config.layers}`);
   const layers = plan.layers.map((layer, i) => nativeLayer(layer, plan.method, config, `${where}: layers.${i}`));
   const { method, warmupTokens, warmupStart, clustering, headGroups } = plan;
   return { method, warmupTokens, warmupStart, clustering, headGroups, layers };
 }
 
-function nativeLayer(layer: CheckedPlan['layers'][number], method: CheckedPlan['method'], config: NativeConfig, where: string): NativePlanLayer {
+function nativeLayer(
+  layer: CheckedPlan['layers'][number],
+  method: CheckedPlan['method'],
+  config: NativeConfig,
+  where: string,
+): NativePlanLayer {
   const clusters = layer.clusters ?? (layer.clusterOf && layer.clusterOf.length > 0 ? Math.max(...layer.clusterOf) + 1 : undefined);
   switch (method) {
     case 'explicit':
@@ -131,15 +140,18 @@ function staticLayer(layer: HeadPlanLayer, clusters: number | undefined, config:
   const { clusterOf } = layer;
   if (!clusterOf || clusters === undefined)
     throw invalid(`${where}: method 'chai-static' needs clusterOf; \`chai-llm calibrate\` writes it`);
-  if (clusterOf.length !== config.heads) throw invalid(`${where}.clusterOf: ${clusterOf.length} entries, but the model has ${config.heads} heads`);
+  if (clusterOf.length !== config.heads)
+    throw invalid(`${where}.clusterOf: ${clusterOf.length} entries, but the model has ${config.heads} heads`);
   const lowest = Array.from({ length: clusters }, (_, cluster) => clusterOf.indexOf(cluster));
   const empty = lowest.indexOf(-1);
   if (empty >= 0) throw invalid(`${where}.clusterOf: no head is in cluster ${empty}`);
-  if (clusterOf.some((cluster) => cluster >= clusters)) throw invalid(`${where}.clusterOf: names a cluster beyond the ${clusters} of this layer`);
+  if (clusterOf.some((cluster) => cluster >= clusters))
+    throw invalid(`${where}.clusterOf: names a cluster beyond the ${clusters} of this layer`);
   const representatives = layer.representatives ?? lowest;
   if (representatives.length !== clusters)
     throw invalid(`${where}.representatives: ${representatives.length} entries, but the layer has ${clusters} clusters`);
-  if (representatives.some((head) => head >= config.heads)) throw invalid(`${where}.representatives: names a head beyond the model's ${config.heads}`);
+  if (representatives.some((head) => head >= config.heads))
+    throw invalid(`${where}.representatives: names a head beyond the model's ${config.heads}`);
   return { clusters, keyHeads: 0, clusterOf, representatives };
 }
 

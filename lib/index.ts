@@ -1,10 +1,11 @@
 // The public surface: exports only.
+
+export type { ModelConfig } from './config';
 export { ChaiError, type ErrorCode } from './errors';
 export { type Completion, type FinishReason, Generation, type Timings, type Token, type Usage } from './generation';
 export { type Attention, type HeadPlan, type HeadPlanLayer, type LayerHeads, readHeadPlan } from './head_plan';
 export { type Device, devices, inspectModel, type ModelInfo } from './inspect';
 export { loadModel, Model, type ModelMemory, type ModelStats } from './model';
-export type { ModelConfig } from './config';
 export type { GenerateOptions, LoadOptions, LoadProgress, Prompt } from './options';
 export { type CacheBytes, Session } from './session';
 export { type ChatMessage, type ChatTemplateOptions, type DecodeOptions, type EncodeOptions, Tokenizer } from './tokenizer';

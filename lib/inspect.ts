@@ -49,12 +49,16 @@ export async function inspectModel(directory: string): Promise<ModelInfo> {
     files: files.weightFiles,
     hasChatTemplate: new Tokenizer(files).hasChatTemplate,
     headPlan,
-    cacheBytesPerToken: Object.fromEntries((Object.keys(elementSize) as ElementType[]).map((type) => [type, perToken(type)])) as ModelInfo['cacheBytesPerToken'],
+    cacheBytesPerToken: Object.fromEntries(
+      (Object.keys(elementSize) as ElementType[]).map((type) => [type, perToken(type)]),
+    ) as ModelInfo['cacheBytesPerToken'],
   };
 }
 
 /** Share of the dense K cache that a plan reserves. */
 function keptKeyShare(plan: HeadPlan, keyValueHeads: number): number {
-  const kept = plan.layers.map((layer) => layer.map?.keptKeys.length ?? Math.min(layer.clusters ?? keyValueHeads, layer.keyHeads ?? keyValueHeads, keyValueHeads));
+  const kept = plan.layers.map(
+    (layer) => layer.map?.keptKeys.length ?? Math.min(layer.clusters ?? keyValueHeads, layer.keyHeads ?? keyValueHeads, keyValueHeads),
+  );
   return kept.reduce((sum, count) => sum + count, 0) / (kept.length * keyValueHeads);
 }

@@ -28,7 +28,12 @@ const blockTokens = 64; // the cache is kept in pages of this many tokens
 const leastContext = 512;
 
 /** Cache tokens (and, unless fixed, a context length) that fit beside the weights in 90 % of the available bytes. */
-export function planCache(wishes: CacheWishes, bytesPerToken: number, weights: number, available: number): { contextLength: number; cacheTokens: number } {
+export function planCache(
+  wishes: CacheWishes,
+  bytesPerToken: number,
+  weights: number,
+  available: number,
+): { contextLength: number; cacheTokens: number } {
   const room = Math.max(0, available * 0.9 - weights);
   const affordable = Math.floor(room / bytesPerToken / blockTokens) * blockTokens;
   const oneContext = (length: number) => Math.ceil(length / blockTokens) * blockTokens;
@@ -40,7 +45,13 @@ export function planCache(wishes: CacheWishes, bytesPerToken: number, weights: n
   if (oneContext(contextLength) <= affordable)
     return { contextLength, cacheTokens: Math.min(affordable, oneContext(contextLength) * Math.min(maxBatch, 8)) };
   if (contextIsFixed || affordable < Math.min(leastContext, contextLength))
-    throw tooMuch(oneContext(Math.min(contextLength, contextIsFixed ? contextLength : leastContext)), 'contextLength', bytesPerToken, weights, available);
+    throw tooMuch(
+      oneContext(Math.min(contextLength, contextIsFixed ? contextLength : leastContext)),
+      'contextLength',
+      bytesPerToken,
+      weights,
+      available,
+    );
   return { contextLength: affordable, cacheTokens: affordable };
 }
 

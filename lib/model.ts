@@ -1,13 +1,28 @@
 // A loaded model. In: a model directory and options. Out: generations, sessions, the tokenizer; everything is freed by close().
 import type { Architecture } from './architectures/architecture';
-import { type ElementType, type NativeCancel, type NativeMemory, type NativeModel, type NativePlan, type NativeStats, native } from './binding';
+import {
+  type ElementType,
+  type NativeCancel,
+  type NativeMemory,
+  type NativeModel,
+  type NativePlan,
+  type NativeStats,
+  native,
+} from './binding';
 import { describeConfig, type ModelConfig, readArchitecture } from './config';
-import { abortError, callerStack, ChaiError, toChaiError } from './errors';
+import { abortError, ChaiError, callerStack, toChaiError } from './errors';
 import { type Completion, complete, type Generation } from './generation';
 import { type Attention, resolveAttention } from './head_plan';
 import { cacheBytesPerToken, planCache, weightBytes } from './memory_budget';
 import { findModelFiles, type ModelFiles } from './model_files';
-import { checkLoadOptions, checkSessionOptions, type CheckedLoadOptions, type GenerateOptions, type LoadOptions, type Prompt } from './options';
+import {
+  type CheckedLoadOptions,
+  checkLoadOptions,
+  checkSessionOptions,
+  type GenerateOptions,
+  type LoadOptions,
+  type Prompt,
+} from './options';
 import { Session, type SessionContext } from './session';
 import { Tokenizer } from './tokenizer';
 import { TokenizerChannel } from './tokenizer_channel';
@@ -110,7 +125,10 @@ async function loadNative(chosen: Chosen, options: CheckedLoadOptions): Promise<
 async function checkVocabulary(channel: TokenizerChannel, { config }: Architecture): Promise<void> {
   const { size } = await channel.load();
   if (size > config.vocabularySize)
-    throw new ChaiError('MODEL_INVALID', `tokenizer.json has ids up to ${size - 1}, but the embedding has ${config.vocabularySize} rows; the two do not belong together`);
+    throw new ChaiError(
+      'MODEL_INVALID',
+      `tokenizer.json has ids up to ${size - 1}, but the embedding has ${config.vocabularySize} rows; the two do not belong together`,
+    );
 }
 
 function chooseDevice(wish: string): string {
@@ -146,7 +164,14 @@ export class Model {
   #closing: Promise<void> | undefined;
 
   /** @internal Use `loadModel()`. */
-  constructor(loaded: NativeModel, files: ModelFiles, architecture: Architecture, channel: TokenizerChannel, plan: NativePlan, device: string) {
+  constructor(
+    loaded: NativeModel,
+    files: ModelFiles,
+    architecture: Architecture,
+    channel: TokenizerChannel,
+    plan: NativePlan,
+    device: string,
+  ) {
     this.#native = loaded;
     this.#files = files;
     this.#architecture = architecture;
@@ -187,7 +212,8 @@ export class Model {
     try {
       const { attention } = checkSessionOptions(options);
       this.#open();
-      const plan = attention === undefined ? this.#plan : await resolveAttention(attention, this.#architecture.config, this.#files.headPlan);
+      const plan =
+        attention === undefined ? this.#plan : await resolveAttention(attention, this.#architecture.config, this.#files.headPlan);
       return this.#session(plan);
     } catch (error) {
       throw toChaiError(error, stack);
@@ -232,7 +258,10 @@ export class Model {
   }
 
   #session(plan: NativePlan): Session {
-    return new Session(this.#call(() => this.#native.createSequence(plan)), this.#context);
+    return new Session(
+      this.#call(() => this.#native.createSequence(plan)),
+      this.#context,
+    );
   }
 
   #open(): void {

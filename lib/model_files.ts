@@ -60,7 +60,10 @@ async function checkDirectory(directory: string): Promise<void> {
 }
 
 async function exists(file: string): Promise<boolean> {
-  return fs.access(file).then(() => true, () => false);
+  return fs.access(file).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function findWeightFiles(directory: string): Promise<string[]> {
@@ -69,7 +72,10 @@ async function findWeightFiles(directory: string): Promise<string[]> {
   const indexPath = path.join(directory, 'model.safetensors.index.json');
   const index = await readJsonObject(indexPath);
   if (!index)
-    throw new ChaiError('MODEL_NOT_FOUND', `${directory} has neither model.safetensors nor model.safetensors.index.json; other weight formats are not read`);
+    throw new ChaiError(
+      'MODEL_NOT_FOUND',
+      `${directory} has neither model.safetensors nor model.safetensors.index.json; other weight formats are not read`,
+    );
   if (!isObject(index.weight_map)) throw new ChaiError('MODEL_INVALID', `${indexPath}: weight_map is not an object`);
   const names = new Set<string>();
   for (const name of Object.values(index.weight_map)) {
@@ -87,7 +93,8 @@ async function readTensors(files: string[]): Promise<Map<string, LocatedTensor>>
   for (const [file, header] of (await Promise.all(files.map(readSafetensorsHeader))).entries())
     for (const tensor of header.values()) {
       const other = tensors.get(tensor.name);
-      if (other) throw new ChaiError('MODEL_INVALID', `tensor ${JSON.stringify(tensor.name)} is in ${files[other.file]} and in ${files[file]}`);
+      if (other)
+        throw new ChaiError('MODEL_INVALID', `tensor ${JSON.stringify(tensor.name)} is in ${files[other.file]} and in ${files[file]}`);
       tensors.set(tensor.name, { ...tensor, file });
     }
   return tensors;

@@ -15,7 +15,22 @@ export interface Tensor {
 
 /** Bytes of one element, of every type the format knows; sub-byte types are left out and refused by name. */
 const elementBytes: Record<string, number> = {
-  F64: 8, I64: 8, U64: 8, C64: 8, F32: 4, I32: 4, U32: 4, F16: 2, BF16: 2, I16: 2, U16: 2, F8_E5M2: 1, F8_E4M3: 1, I8: 1, U8: 1, BOOL: 1,
+  F64: 8,
+  I64: 8,
+  U64: 8,
+  C64: 8,
+  F32: 4,
+  I32: 4,
+  U32: 4,
+  F16: 2,
+  BF16: 2,
+  I16: 2,
+  U16: 2,
+  F8_E5M2: 1,
+  F8_E4M3: 1,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
 };
 const largestHeader = 100_000_000;
 

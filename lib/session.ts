@@ -1,6 +1,6 @@
 // One sequence with its K/V cache, turn after turn. In: prompts, token ids. Out: generations, logits, scores. One job at a time.
 import type { LayerHeads, NativeCancel, NativeSequence } from './binding';
-import { abortError, callerStack, ChaiError, toChaiError } from './errors';
+import { abortError, ChaiError, callerStack, toChaiError } from './errors';
 import { type Completion, complete, Generation, type Started } from './generation';
 import {
   type CheckedGenerateOptions,
@@ -88,7 +88,10 @@ export class Session {
    * Appends tokens to the session and gives logits, float32, row-major: 'all' [ids x vocabulary], 'last' (default) [vocabulary],
    * 'none' []. Rows of warm-up tokens are dense, later ones clustered.
    */
-  evaluate(ids: readonly number[] | Int32Array | Uint32Array, options?: { logits?: 'all' | 'last' | 'none'; signal?: AbortSignal }): Promise<Float32Array> {
+  evaluate(
+    ids: readonly number[] | Int32Array | Uint32Array,
+    options?: { logits?: 'all' | 'last' | 'none'; signal?: AbortSignal },
+  ): Promise<Float32Array> {
     const stack = callerStack(this.evaluate);
     return attempt(() => {
       const { logits, signal } = checkEvaluateOptions(options);
@@ -118,7 +121,10 @@ export class Session {
   /** A second session with the same tokens; both share the cache's pages until one of them writes. */
   fork(): Session {
     this.#idle();
-    return new Session(this.#call(() => this.#native.fork()), this.#context);
+    return new Session(
+      this.#call(() => this.#native.fork()),
+      this.#context,
+    );
   }
 
   /** Frees the cache. Running work ends within one step with CLOSED. Idempotent. */
@@ -166,7 +172,12 @@ export class Session {
     return checkIds(prompt, 'generate');
   }
 
-  async #evaluate(ids: Int32Array, result: 'none' | 'last' | 'all' | 'score', signal: AbortSignal | undefined, stack: string): Promise<Float32Array> {
+  async #evaluate(
+    ids: Int32Array,
+    result: 'none' | 'last' | 'all' | 'score',
+    signal: AbortSignal | undefined,
+    stack: string,
+  ): Promise<Float32Array> {
     if (signal?.aborted) throw abortError(signal, 'the evaluation');
     this.#idle();
     this.#busy = true;
@@ -185,7 +196,8 @@ export class Session {
 
   #idle(): void {
     if (this.#closing) throw new ChaiError('CLOSED', 'the session is closed; open a new one');
-    if (this.#busy) throw new ChaiError('SESSION_BUSY', 'the session is working on another request; await it, stop it, or use a session of its own');
+    if (this.#busy)
+      throw new ChaiError('SESSION_BUSY', 'the session is working on another request; await it, stop it, or use a session of its own');
   }
 
   #call<Result>(call: () => Result): Result {

@@ -56,7 +56,10 @@ export class Tokenizer {
       throw new ChaiError('OPTION_INVALID', 'applyChatTemplate: messages must be a list of { role, content }');
     const source = this.templateSource();
     if (source === undefined)
-      throw new ChaiError('OPTION_INVALID', `${this.files.directory} has no chat template; build the prompt text yourself and pass it as a string`);
+      throw new ChaiError(
+        'OPTION_INVALID',
+        `${this.files.directory} has no chat template; build the prompt text yourself and pass it as a string`,
+      );
     try {
       this.template ??= new Template(source);
       return this.template.render({ messages, add_generation_prompt: addGenerationPrompt, ...this.specialTokens(), ...variables });

@@ -39,7 +39,9 @@ export class TokenizerChannel {
       if (error) request.reject(toChaiError(error, undefined, 'MODEL_INVALID'));
       else request.resolve(result as never);
     });
-    this.worker.on('error', (error) => this.fail(new ChaiError('DEVICE_FAULT', `the tokenizer thread failed: ${error.message}`, { cause: error })));
+    this.worker.on('error', (error) =>
+      this.fail(new ChaiError('DEVICE_FAULT', `the tokenizer thread failed: ${error.message}`, { cause: error })),
+    );
     this.worker.on('exit', () => this.fail(new ChaiError('CLOSED', 'the tokenizer thread has ended; load the model again')));
   }
 

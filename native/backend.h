@@ -1,6 +1,6 @@
-// The narrow interface between the forward pass and a device: memory, and one call a fused step. Nothing here knows files, JS or scheduling.
-// In: a Step (rows of many sequences), weights, activations. Out: activations, cache pages, head tables and sampled tokens in the device's memory.
-// Pointers called `device` below are usable by the backend that made them only; on the CPU they are host pointers.
+// The narrow interface between the forward pass and a device: memory, and one call a fused step. Nothing here knows files, JS or
+// scheduling. In: a Step (rows of many sequences), weights, activations. Out: activations, cache pages, head tables and sampled tokens in
+// the device's memory. Pointers called `device` below are usable by the backend that made them only; on the CPU they are host pointers.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -85,8 +85,9 @@ struct PlanGeometry {
 /// One sequence's state in device memory.
 struct SequenceView {
   const PlanGeometry* geometry = nullptr;
-  int32_t* tables = nullptr;      // device [layers][HeadTable::size]; written by `cluster` for method chai, else by the host
-  int32_t* block_pages = nullptr;  // device [blocks][table_rows] page ids: the page of K or V row r, block b is block_pages[b * table_rows + r]
+  int32_t* tables = nullptr;  // device [layers][HeadTable::size]; written by `cluster` for method chai, else by the host
+  int32_t* block_pages =
+      nullptr;  // device [blocks][table_rows] page ids: the page of K or V row r, block b is block_pages[b * table_rows + r]
   int32_t* warm_pages = nullptr;  // device [layers][Hkv][warm_blocks]: keys of tokens < S+W, every key head
   float* features = nullptr;      // device [layers][H][feature_length], filled as warm-up tokens pass
 };
@@ -117,8 +118,8 @@ struct Step {
   std::vector<Draw> draws;
   PoolView pool;
   // results, filled by `finish`
-  std::vector<int32_t> drawn;      // [draws]
-  std::vector<float> logprobs;     // [draws] log-probability of the drawn token under the plain softmax
+  std::vector<int32_t> drawn;   // [draws]
+  std::vector<float> logprobs;  // [draws] log-probability of the drawn token under the plain softmax
   int rows() const { return int(tokens.size()); }
 };
 

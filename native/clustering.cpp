@@ -1,4 +1,5 @@
-// Groups the query heads of one layer by how alike they attend; see clustering.h. Every choice is deterministic: ties go to the lowest index.
+// Groups the query heads of one layer by how alike they attend; see clustering.h. Every choice is deterministic: ties go to the lowest
+// index.
 #include "clustering.h"
 
 #include <algorithm>
@@ -162,7 +163,8 @@ std::vector<int> nearest_heads(const std::vector<double>& distance, int heads, i
 }
 
 /// Key heads that cover most clusters, greedily: a cluster is covered when one of its members uses a chosen key head.
-std::vector<bool> choose_key_heads(const std::vector<int>& cluster_of, const std::vector<int>& key_of, int key_heads, int clusters, int limit) {
+std::vector<bool> choose_key_heads(const std::vector<int>& cluster_of, const std::vector<int>& key_of, int key_heads, int clusters,
+                                   int limit) {
   std::vector<bool> chosen(key_heads), covered(clusters);
   for (int round = 0; round < limit; ++round) {
     int best = -1, best_gain = -1;
@@ -207,8 +209,7 @@ Membership cluster_heads(std::span<const double> features, int heads, int key_va
   Membership membership;
   for (int first = 0; first < heads; first += size) {  // groups are contiguous, so numbering by lowest member holds overall
     const Points points(features, first, size, length);
-    const auto cluster_of =
-        renumbered(rule.method == Clustering::kmeans ? kmeans(points, clusters) : average_linkage(points, clusters));
+    const auto cluster_of = renumbered(rule.method == Clustering::kmeans ? kmeans(points, clusters) : average_linkage(points, clusters));
     std::vector<int> key_of;
     for (int h = 0; h < size; ++h) key_of.push_back((first + h) / group_of_key);
     const auto chosen = representatives_of(points, cluster_of, clusters, key_of, key_value_heads, rule.key_heads / groups);

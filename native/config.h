@@ -22,11 +22,11 @@ struct Config {
   float norm_epsilon = 1e-5f;
   Activation activation = Activation::silu;
   bool gated = true;
-  float attention_scale = 0;   // usually 1/sqrt(head_dim)
-  int sliding_window = 0;      // keys a query sees, itself included; 0 = all
+  float attention_scale = 0;              // usually 1/sqrt(head_dim)
+  int sliding_window = 0;                 // keys a query sees, itself included; 0 = all
   std::vector<float> rotary_frequencies;  // [head_dim/2], or empty
   float rotary_scale = 1;
-  int position_offset = 0;     // OPT: 2
+  int position_offset = 0;  // OPT: 2
 
   int query_width() const { return heads * head_dim; }
   int key_value_width() const { return key_value_heads * head_dim; }

@@ -11,9 +11,7 @@ namespace {
 
 constexpr size_t logit_budget = size_t{64} << 20;  // bytes of logits one step may hold
 
-std::exception_ptr aborted(const char* what) {
-  return std::make_exception_ptr(Error(Code::aborted, std::string(what) + " was aborted"));
-}
+std::exception_ptr aborted(const char* what) { return std::make_exception_ptr(Error(Code::aborted, std::string(what) + " was aborted")); }
 
 void run_all(Callbacks& callbacks) {
   for (auto& callback : callbacks) callback();
@@ -121,9 +119,9 @@ class SchedulerSession : public Session {
     check_idle();
     const int warm = sequence_->warmup_end(), present = sequence_->length();
     if (length < 0 || length > present || (length > 0 && length < warm && length != present))
-      throw Error(Code::option_invalid,
-                  "truncate: length " + std::to_string(length) + " is not possible; allowed are 0 and " + std::to_string(warm) + " to " +
-                      std::to_string(present) + (warm > 0 ? " (membership depends on the warm-up tokens)" : ""));
+      throw Error(Code::option_invalid, "truncate: length " + std::to_string(length) + " is not possible; allowed are 0 and " +
+                                            std::to_string(warm) + " to " + std::to_string(present) +
+                                            (warm > 0 ? " (membership depends on the warm-up tokens)" : ""));
     sequence_->rollback(length);
     scheduler_->wake();
   }
@@ -176,8 +174,8 @@ class SchedulerSession : public Session {
     const int vocabulary = scheduler_->config().vocabulary;
     for (const int32_t id : ids)
       if (id < 0 || id >= vocabulary)
-        throw Error(Code::option_invalid, "token id " + std::to_string(id) + " is outside the vocabulary (0 to " +
-                                              std::to_string(vocabulary - 1) + ")");
+        throw Error(Code::option_invalid,
+                    "token id " + std::to_string(id) + " is outside the vocabulary (0 to " + std::to_string(vocabulary - 1) + ")");
     const int64_t length = int64_t(sequence_->length()) + int64_t(ids.size());
     if (length > room)
       throw Error(Code::context_overflow, std::to_string(length) + " tokens do not fit: the context holds " + std::to_string(context()) +
@@ -191,7 +189,8 @@ class SchedulerSession : public Session {
 
 class SchedulerEngine : public Engine {
  public:
-  SchedulerEngine(std::shared_ptr<Scheduler> scheduler, std::string device) : scheduler_(std::move(scheduler)), device_(std::move(device)) {}
+  SchedulerEngine(std::shared_ptr<Scheduler> scheduler, std::string device)
+      : scheduler_(std::move(scheduler)), device_(std::move(device)) {}
   ~SchedulerEngine() override { scheduler_->close(); }
 
   std::shared_ptr<Session> open(HeadPlan plan) override {
@@ -219,7 +218,8 @@ class SchedulerEngine : public Engine {
 
 std::unique_ptr<Backend> make_backend(const LoadOptions& options) {
   if (options.device == "cpu") return make_cpu_backend({options.threads});
-  throw Error(Code::device_unavailable, "device '" + options.device + "' cannot be used: this build has no CUDA code; use device 'cpu' or 'auto'");
+  throw Error(Code::device_unavailable,
+              "device '" + options.device + "' cannot be used: this build has no CUDA code; use device 'cpu' or 'auto'");
 }
 
 /// The page pool: cache_tokens tokens at full head count, in whole blocks.
@@ -245,7 +245,8 @@ void make_activations(const Config& c, const StepLimits& limits, Machine& machin
   a.logits = backend.allocate_rows(limits.logit_rows, c.vocabulary, "logits");
   const Rows shared = backend.allocate_rows(limits.rows, c.query_width(), "queries");
   a.queries.assign(c.layers, shared);
-  machine.buffer_bytes = sizeof(float) * (size_t(limits.rows) * (c.hidden + 2 * c.query_width()) + size_t(limits.logit_rows) * c.vocabulary);
+  machine.buffer_bytes =
+      sizeof(float) * (size_t(limits.rows) * (c.hidden + 2 * c.query_width()) + size_t(limits.logit_rows) * c.vocabulary);
 }
 
 }  // namespace
@@ -268,7 +269,8 @@ std::shared_ptr<Engine> Engine::load(const LoadOptions& options, const Progress&
   make_activations(options.config, limits, machine);
   machine.backend->plan(options.config, limits.rows, limits.sequences);
   const std::string device = machine.backend->describe();
-  auto scheduler = std::make_shared<Scheduler>(std::make_shared<const Config>(options.config), std::move(machine), std::move(pages), limits);
+  auto scheduler =
+      std::make_shared<Scheduler>(std::make_shared<const Config>(options.config), std::move(machine), std::move(pages), limits);
   scheduler->start();
   return std::make_shared<SchedulerEngine>(std::move(scheduler), device);
 }

@@ -116,11 +116,9 @@ class Job {
 class Session {
  public:
   virtual ~Session() = default;
-  virtual std::shared_ptr<Job> evaluate(std::vector<int32_t> ids, EvaluateResult result,
-                                        std::function<void(EvaluateOutcome)> done) = 0;
+  virtual std::shared_ptr<Job> evaluate(std::vector<int32_t> ids, EvaluateResult result, std::function<void(EvaluateOutcome)> done) = 0;
   /// `ready` is called whenever take() has something new to give after having given nothing.
-  virtual std::shared_ptr<Generation> generate(std::vector<int32_t> ids, GenerateOptions options,
-                                               std::function<void()> ready) = 0;
+  virtual std::shared_ptr<Generation> generate(std::vector<int32_t> ids, GenerateOptions options, std::function<void()> ready) = 0;
   virtual std::vector<int32_t> tokens() const = 0;
   /// length >= S+W, 0, or the present length; else option_invalid.
   virtual void truncate(int length) = 0;

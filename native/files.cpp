@@ -25,8 +25,8 @@ namespace {
 }
 
 [[noreturn]] void fail_read(const std::string& path, uint64_t offset, const char* why) {
-  throw Error(Code::model_invalid, "cannot read " + path + " at byte " + std::to_string(offset) + ": " + why +
-                                       "; the file may be truncated, download it again");
+  throw Error(Code::model_invalid,
+              "cannot read " + path + " at byte " + std::to_string(offset) + ": " + why + "; the file may be truncated, download it again");
 }
 
 #ifdef _WIN32

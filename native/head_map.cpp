@@ -42,8 +42,7 @@ struct Proof {
     std::vector<bool> used(count);
     for (const int entry : list) used[size_t(entry)] = true;
     const auto missing = std::find(used.begin(), used.end(), false);
-    if (missing != used.end())
-      fail(std::string(what) + " " + std::to_string(missing - used.begin()) + " is used by no entry of " + field);
+    if (missing != used.end()) fail(std::string(what) + " " + std::to_string(missing - used.begin()) + " is used by no entry of " + field);
   }
   void distinct(const char* field, std::vector<int> list) const {
     std::sort(list.begin(), list.end());

@@ -14,8 +14,8 @@ constexpr int max_warmup = 256;  // S + W at most
 enum class Method : uint8_t { dense, chai, chai_static, explicit_map };
 
 struct PlanLayer {
-  ClusterRule rule;                    // method chai
-  LayerHeads heads;                    // every other method: the resolved tables
+  ClusterRule rule;  // method chai
+  LayerHeads heads;  // every other method: the resolved tables
 };
 
 struct HeadPlan {

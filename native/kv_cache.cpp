@@ -35,8 +35,7 @@ void SequenceCache::forget_membership() {
   tables_dirty_ = warm_dirty_ = true;
   if (!resolved_) return;
   const int size = HeadTable(config_).size();
-  for (int layer = 0; layer < layers(); ++layer)
-    write_table(geometry_->plan->layers[layer].heads, config_, &tables_[size_t(layer) * size]);
+  for (int layer = 0; layer < layers(); ++layer) write_table(geometry_->plan->layers[layer].heads, config_, &tables_[size_t(layer) * size]);
 }
 
 std::unique_ptr<SequenceCache> SequenceCache::fork() const {

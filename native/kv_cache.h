@@ -1,6 +1,7 @@
 // The K/V cache of one sequence: which head page holds which (layer, slot, block), before and after compaction.
 // In: rows about to be written, membership once found. Out: page tables in device memory, bytes held.
-// The host mirror is the truth; only sync and adopt_tables touch the device, so the other calls are safe beside a running step of other sequences.
+// The host mirror is the truth; only sync and adopt_tables touch the device, so the other calls are safe beside a running step of other
+// sequences.
 #pragma once
 #include <memory>
 #include <optional>

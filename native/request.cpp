@@ -11,14 +11,14 @@ namespace chai {
 
 // ---- evaluate -----------------------------------------------------------------------------------------------------
 
-EvaluateRequest::EvaluateRequest(std::shared_ptr<Sequence> of, const std::vector<int32_t>& ids, EvaluateResult result,
-                                 int vocabulary, std::function<void(EvaluateOutcome)> done)
+EvaluateRequest::EvaluateRequest(std::shared_ptr<Sequence> of, const std::vector<int32_t>& ids, EvaluateResult result, int vocabulary,
+                                 std::function<void(EvaluateOutcome)> done)
     : Request(std::move(of)), base_(sequence->length()), vocabulary_(vocabulary), result_(result), done_(std::move(done)) {
   if (result == EvaluateResult::last) values_.resize(vocabulary);
   if (result == EvaluateResult::all) values_.resize(ids.size() * size_t(vocabulary));
   if (result == EvaluateResult::score) {
     values_.assign(ids.size(), std::numeric_limits<float>::quiet_NaN());  // the first token of all has no probability
-    sequence->recompute_last();  // the first new token's score needs its logits
+    sequence->recompute_last();                                           // the first new token's score needs its logits
   }
   sequence->tokens.insert(sequence->tokens.end(), ids.begin(), ids.end());
 }
@@ -81,8 +81,8 @@ void EvaluateRequest::fail(std::exception_ptr error, Callbacks& callbacks) {
 
 // ---- generate -----------------------------------------------------------------------------------------------------
 
-GenerateRequest::GenerateRequest(std::shared_ptr<Sequence> of, const std::vector<int32_t>& ids, GenerateOptions options,
-                                 int context, std::function<void()> ready)
+GenerateRequest::GenerateRequest(std::shared_ptr<Sequence> of, const std::vector<int32_t>& ids, GenerateOptions options, int context,
+                                 std::function<void()> ready)
     : Request(std::move(of)),
       base_(sequence->length() + int(ids.size())),
       context_(context),

@@ -54,7 +54,7 @@ class EvaluateRequest : public Request {
  private:
   bool wants_logits(int position) const;
 
-  const int base_;   // tokens before this request
+  const int base_;  // tokens before this request
   const int vocabulary_;
   const EvaluateResult result_;
   std::function<void(EvaluateOutcome)> done_;
@@ -75,12 +75,12 @@ class GenerateRequest : public Request {
   bool commit(const Step& step, double milliseconds, Callbacks& callbacks) override;
   void fail(std::exception_ptr error, Callbacks& callbacks) override;
 
-  TokenBatch take();                                        // under the lock
+  TokenBatch take();  // under the lock
   bool finished() const { return finish_ != Finish::none || error_ != nullptr; }
   int base() const { return base_; }
   const Timings& timings() const { return timings_; }
-  std::vector<std::function<void()>> on_stopped;            // wait for the running step
-  int stop_at = -1;                                         // sequence length to keep, once stopped
+  std::vector<std::function<void()>> on_stopped;  // wait for the running step
+  int stop_at = -1;                               // sequence length to keep, once stopped
 
  private:
   void accept(int32_t id, float logprob);

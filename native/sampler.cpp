@@ -92,9 +92,7 @@ double log_probability(std::span<const float> logits, int32_t id) {
 }
 
 Drawn draw(std::span<const float> logits, const Sampling& sampling, std::span<const int32_t> history, uint64_t index) {
-  const auto drawn = [&](int32_t id) {
-    return Drawn{id, sampling.logprobs ? float(log_probability(logits, id)) : 0.0f};
-  };
+  const auto drawn = [&](int32_t id) { return Drawn{id, sampling.logprobs ? float(log_probability(logits, id)) : 0.0f}; };
   std::vector<Candidate> all = candidates_of(logits, sampling, history);
   if (all.empty()) return drawn(0);
   const Candidate best = *std::min_element(all.begin(), all.end(), before);

@@ -18,9 +18,9 @@
 namespace chai {
 
 struct StepLimits {
-  int rows = 512;         // rows of a step
-  int sequences = 16;     // sequences of a step
-  int logit_rows = 16;    // rows of a step whose logits are computed; >= sequences
+  int rows = 512;       // rows of a step
+  int sequences = 16;   // sequences of a step
+  int logit_rows = 16;  // rows of a step whose logits are computed; >= sequences
 };
 
 /// Everything a step needs; owned by the scheduler, freed when its thread ends.
@@ -62,8 +62,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
  private:
   struct Part {
     std::shared_ptr<Request> request;
-    int count;                // rows of it in the step
-    bool finds_membership;    // its warm-up ends in this step
+    int count;              // rows of it in the step
+    bool finds_membership;  // its warm-up ends in this step
   };
 
   void run();
@@ -85,7 +85,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool change_ = false, closing_ = false;
-  std::vector<std::shared_ptr<Request>> active_;  // in turn order: those longest not served first
+  std::vector<std::shared_ptr<Request>> active_;   // in turn order: those longest not served first
   std::vector<std::shared_ptr<Request>> starved_;  // of the last plan: no pages left for them
   std::vector<std::weak_ptr<Sequence>> sequences_;
   EngineStats stats_;

@@ -17,8 +17,8 @@ struct Sequence {
   std::vector<int32_t> tokens;
   int cached = 0;  // tokens[0, cached) are in the cache; the rest are computed with the next request
   std::unique_ptr<SequenceCache> cache;
-  std::shared_ptr<Request> request;         // the one at work, or null
-  const Request* newest = nullptr;          // the last one submitted: it alone may still roll back once it has ended
+  std::shared_ptr<Request> request;  // the one at work, or null
+  const Request* newest = nullptr;   // the last one submitted: it alone may still roll back once it has ended
   bool closed = false;
   std::vector<std::function<void()>> on_closed;
 

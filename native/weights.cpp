@@ -57,8 +57,8 @@ void check_tensor(const FileTensor& tensor, const std::string& name, int64_t row
     throw Error(Code::model_invalid, name + ": file index " + std::to_string(tensor.file) + " is out of range");
   const bool rows_fit = at_least ? tensor.rows >= rows && tensor.rows < (1 << 30) : tensor.rows == rows;
   if (!rows_fit || tensor.columns != columns)
-    throw Error(Code::model_invalid, name + ": shape " + size(tensor.rows, tensor.columns) + ", but the config asks for " +
-                                         size(rows, columns));
+    throw Error(Code::model_invalid,
+                name + ": shape " + size(tensor.rows, tensor.columns) + ", but the config asks for " + size(rows, columns));
   const uint64_t bytes = uint64_t(tensor.rows) * uint64_t(columns) * bytes_of(tensor.type), end = files[tensor.file]->size();
   if (bytes > end || tensor.offset > end - bytes)
     throw Error(Code::model_invalid, name + ": its data ends past the end of the file (" + std::to_string(end) +
@@ -74,13 +74,14 @@ class Loader {
   void load() {
     ModelWeights unused;
     unused.layers.resize(options_.layers.size());
-    each_tensor(options_, unused, [&](const FileTensor& tensor, MatrixRef& to, const std::string& name, int rows, int columns, bool required) {
-      if (tensor.file < 0 && required) throw Error(Code::model_invalid, "the model has no tensor for " + name);
-      if (tensor.file < 0) return;
-      check_tensor(tensor, name, rows, columns, &to == &unused.position_embedding, out_.files);
-      auto [known, added] = shared_.try_emplace(key(tensor));
-      if (added) total_ += bytes(tensor);
-    });
+    each_tensor(options_, unused,
+                [&](const FileTensor& tensor, MatrixRef& to, const std::string& name, int rows, int columns, bool required) {
+                  if (tensor.file < 0 && required) throw Error(Code::model_invalid, "the model has no tensor for " + name);
+                  if (tensor.file < 0) return;
+                  check_tensor(tensor, name, rows, columns, &to == &unused.position_embedding, out_.files);
+                  auto [known, added] = shared_.try_emplace(key(tensor));
+                  if (added) total_ += bytes(tensor);
+                });
     report(0);
     each_tensor(options_, out_.weights, [&](const FileTensor& tensor, MatrixRef& to, const std::string&, int, int, bool) {
       if (tensor.file >= 0) to = matrix(tensor);

@@ -30,7 +30,10 @@ export class TensorFinder {
     if (!tensor) throw new ChaiError('MODEL_INVALID', `${this.files.directory}: the weights lack tensor ${this.prefixes.at(0)}${name}`);
     const type = elementTypes[tensor.dtype];
     if (!type)
-      throw new ChaiError('UNSUPPORTED_MODEL', `tensor ${tensor.name} has dtype ${tensor.dtype}; supported: ${Object.keys(elementTypes).join(', ')}`);
+      throw new ChaiError(
+        'UNSUPPORTED_MODEL',
+        `tensor ${tensor.name} has dtype ${tensor.dtype}; supported: ${Object.keys(elementTypes).join(', ')}`,
+      );
     const shape = rows === 1 ? [columns] : [rows, columns];
     if (tensor.shape.length !== shape.length || tensor.shape.some((size, i) => size !== shape[i]))
       throw new ChaiError('MODEL_INVALID', `tensor ${tensor.name} has shape [${tensor.shape}], but config.json asks for [${shape}]`);

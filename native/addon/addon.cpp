@@ -37,8 +37,8 @@ napi_value cluster(napi_env env, napi_callback_info raw) noexcept {
     const std::vector<double> features = to_float64s(info[0], "features", Code::option_invalid);
     const int heads = int(to_integer(info[1], "heads", Code::option_invalid, 1, 4096));
     if (features.empty() || features.size() % size_t(heads) != 0)
-      throw Error(Code::option_invalid, "features has " + std::to_string(features.size()) + " values, which is no positive multiple of the " +
-                                            std::to_string(heads) + " heads");
+      throw Error(Code::option_invalid, "features has " + std::to_string(features.size()) +
+                                            " values, which is no positive multiple of the " + std::to_string(heads) + " heads");
     const Fields plan(info[2], "plan", Code::plan_invalid);
     ClusterRule rule;
     rule.method = clustering_of(plan);

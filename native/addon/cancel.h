@@ -1,4 +1,5 @@
-// The `cancel` function that a job object (NativeCancel) is given. In: what to call once. Out: a JS function that is harmless when the job is over.
+// The `cancel` function that a job object (NativeCancel) is given. In: what to call once. Out: a JS function that is harmless when the job
+// is over.
 #pragma once
 #include <functional>
 #include <memory>

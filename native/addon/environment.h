@@ -41,7 +41,8 @@ class Environment : public std::enable_shared_from_this<Environment> {
   Napi::Reference<Napi::Value> no_floats;
   bool constructing = false;  // set while this addon itself makes an instance of a class
 
-  /// Runs `work`, which must not throw, on a thread of its own, joined at the latest when the environment ends. Throws out_of_memory when there are no threads.
+  /// Runs `work`, which must not throw, on a thread of its own, joined at the latest when the environment ends. Throws out_of_memory when
+  /// there are no threads.
   void start(std::function<void()> work);
   /// Ends an engine that nobody uses any more, off the JS thread (ending it waits for its running step).
   void retire(std::shared_ptr<Engine> engine) noexcept;

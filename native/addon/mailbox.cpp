@@ -9,8 +9,8 @@ std::shared_ptr<Mailbox> Mailbox::create(Napi::Env env) {
   auto owner = std::make_unique<std::shared_ptr<Mailbox>>(mailbox);  // drain() gets a plain pointer: it must not end before the function
   const auto let_go = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Mailbox>*>(data); };
   const Napi::String name = Napi::String::New(env, "chai-llm");
-  const napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, owner.get(), let_go, mailbox.get(), drain,
-                                                             &mailbox->wake_);
+  const napi_status status =
+      napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, owner.get(), let_go, mailbox.get(), drain, &mailbox->wake_);
   if (status != napi_ok) throw Error(Code::device_fault, "Node.js refused a thread-safe function");
   owner.release();
   napi_unref_threadsafe_function(env, mailbox->wake_);

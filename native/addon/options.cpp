@@ -26,10 +26,9 @@ Config config_of(const Fields& from) {
   c.norm = from.choice<NormKind>("norm", {{"rms", NormKind::rms}, {"layer", NormKind::layer}});
   c.norm_epsilon = float(from.number("normEpsilon", 0, FLT_MAX));
   c.norm_placement = from.choice<NormPlacement>("normPlacement", {{"before", NormPlacement::before}, {"after", NormPlacement::after}});
-  c.activation = from.choice<Activation>("activation", {{"silu", Activation::silu},
-                                                        {"relu", Activation::relu},
-                                                        {"gelu", Activation::gelu},
-                                                        {"gelu-tanh", Activation::gelu_tanh}});
+  c.activation = from.choice<Activation>(
+      "activation",
+      {{"silu", Activation::silu}, {"relu", Activation::relu}, {"gelu", Activation::gelu}, {"gelu-tanh", Activation::gelu_tanh}});
   c.gated = from.flag("gatedFeedForward");
   c.attention_scale = float(from.number("attentionScale", -FLT_MAX, FLT_MAX));
   c.sliding_window = from.count("slidingWindow", 0);

@@ -26,16 +26,13 @@ napi_value evaluate(const Napi::CallbackInfo& info, SequenceHandle& handle) {
   const std::shared_ptr<OpenSequence> sequence = handle.sequence;
   sequence->open();  // closed comes before complaints about arguments
   std::vector<int32_t> ids = to_int32s(info[0], "ids", Code::option_invalid);
-  const auto result = to_choice<EvaluateResult>(info[1], "result", Code::option_invalid,
-                                                {{"none", EvaluateResult::none},
-                                                 {"last", EvaluateResult::last},
-                                                 {"all", EvaluateResult::all},
-                                                 {"score", EvaluateResult::score}});
+  const auto result = to_choice<EvaluateResult>(
+      info[1], "result", Code::option_invalid,
+      {{"none", EvaluateResult::none}, {"last", EvaluateResult::last}, {"all", EvaluateResult::all}, {"score", EvaluateResult::score}});
   const std::shared_ptr<Cancel> cancel = Cancel::install(info[2]);
   Session& session = sequence->open();  // a setter may have closed it
-  const auto job = Job<Values>::create(sequence->model->environment(), [](Napi::Env env, Values& values) -> napi_value {
-    return float32_array(env, std::move(values));
-  });
+  const auto job = Job<Values>::create(sequence->model->environment(),
+                                       [](Napi::Env env, Values& values) -> napi_value { return float32_array(env, std::move(values)); });
   const napi_value promise = job->promise();
   job->ended = [sequence, cancel] {
     cancel->ended();

@@ -1,5 +1,5 @@
-// JS values <-> C++ values. In: anything a caller may pass. Out: plain checked values, copied, so that no other thread ever sees a JS value;
-// what has the wrong type or is out of range throws an Error that names the field. Reading may run JS code (getters).
+// JS values <-> C++ values. In: anything a caller may pass. Out: plain checked values, copied, so that no other thread ever sees a JS
+// value; what has the wrong type or is out of range throws an Error that names the field. Reading may run JS code (getters).
 #pragma once
 #include <cstdint>
 #include <initializer_list>

@@ -44,8 +44,7 @@ int CpuBackend::first_key(int position) const {
   return config_.sliding_window > 0 ? std::max(0, position - config_.sliding_window + 1) : 0;
 }
 
-CpuBackend::ItemHeads CpuBackend::item_heads(const Step& step, int layer, std::span<const Rows> queries,
-                                             const AttendItem& item) const {
+CpuBackend::ItemHeads CpuBackend::item_heads(const Step& step, int layer, std::span<const Rows> queries, const AttendItem& item) const {
   const Segment& segment = step.segments[item.segment];
   const SegmentHeads heads = heads_of(step, segment, layer);
   const HeadTable table(config_);
@@ -63,8 +62,7 @@ CpuBackend::ItemHeads CpuBackend::item_heads(const Step& step, int layer, std::s
 }
 
 /// scores[m][j] = softmax weight (not yet divided by the sum) of key chunk.start + j; a state for every row.
-void CpuBackend::chunk_scores(const Step& step, const ItemHeads& heads, Chunk& chunk, const Scratch& scratch,
-                              SoftmaxState* states) const {
+void CpuBackend::chunk_scores(const Step& step, const ItemHeads& heads, Chunk& chunk, const Scratch& scratch, SoftmaxState* states) const {
   const PoolView& pool = step.pool;
   const int element = int(bytes_of(pool.type));
   const float* from[block_rows];
@@ -93,8 +91,8 @@ void CpuBackend::chunk_values(const Step& step, const HeadPages& pages, const Ch
     const auto sum = [&](int row, int rows, int begin, int end) {
       if (begin >= end) return;
       kernels_.weighted_sum({scratch.scores + row * chunk_rows + begin, chunk_rows, rows, end - begin,
-                             values + size_t(begin - at) * pool.row_bytes, pool.type, int64_t(pool.row_bytes) / element, d,
-                             out + row * d, d});
+                             values + size_t(begin - at) * pool.row_bytes, pool.type, int64_t(pool.row_bytes) / element, d, out + row * d,
+                             d});
     };
     for (int row = 0; row < chunk.rows; row += kernels_.tile_rows) {
       const int rows = std::min(kernels_.tile_rows, chunk.rows - row);
@@ -268,11 +266,9 @@ void CpuBackend::attend(const Step& step, int layer, std::span<const Rows> queri
   list_items(step, layer, block_rows);
   if (attend_split(step, layer, queries, mixed)) return;
   int64_t cost = 0;
-  for (const Segment& segment : step.segments)
-    cost += int64_t(segment.count) * (segment.position + segment.count) * config_.query_width();
-  share(int(items_.size()), cost, [&](int i, int worker) {
-    attend_whole(step, item_heads(step, layer, queries, items_[i]), items_[i], mixed, worker);
-  });
+  for (const Segment& segment : step.segments) cost += int64_t(segment.count) * (segment.position + segment.count) * config_.query_width();
+  share(int(items_.size()), cost,
+        [&](int i, int worker) { attend_whole(step, item_heads(step, layer, queries, items_[i]), items_[i], mixed, worker); });
 }
 
 }  // namespace chai::cpu

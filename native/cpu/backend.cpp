@@ -105,8 +105,7 @@ void CpuBackend::multiply(const CpuMatrix& weight, int first, int count, const f
       from[i] = x + (row + i) * x_stride;
       to[i] = y + (row + i) * y_stride + first;
     }
-    kernels_.product({from, to, part, weight.row(first), weight.type, weight.columns, count, int(weight.columns)},
-                     scratch(worker).product);
+    kernels_.product({from, to, part, weight.row(first), weight.type, weight.columns, count, int(weight.columns)}, scratch(worker).product);
   }
 }
 
@@ -145,8 +144,7 @@ void CpuBackend::normalise(const Norm& norm, const Rows& from, Rows& to, int row
 void CpuBackend::embed(const Step& step, const ModelWeights& weights, Rows& x) {
   const CpuMatrix& table = matrix_of(weights.token_embedding);
   Rows& to = weights.embedding_projection ? embedded_ : x;
-  for (int row = 0; row < step.rows(); ++row)
-    kernels_.widen(table.row(step.tokens[row]), table.type, row_of(to, row), int(table.columns));
+  for (int row = 0; row < step.rows(); ++row) kernels_.widen(table.row(step.tokens[row]), table.type, row_of(to, row), int(table.columns));
   if (weights.embedding_projection) project({weights.embedding_projection, nullptr}, embedded_, step.rows(), x);
   if (!weights.position_embedding) return;
   const CpuMatrix& positions = matrix_of(weights.position_embedding);

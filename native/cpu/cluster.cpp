@@ -17,8 +17,8 @@ void CpuBackend::feature_rows(const Step& step, const Segment& segment, int laye
     const float* query = row_of(queries, segment.row + i - segment.position) + head * d;
     for (int at = 0; at <= i; at += page_rows) {
       float* part = row + at;
-      kernels_.product({&query, &part, 1, page(step.pool, keys[at / page_rows]), step.pool.type,
-                        int64_t(step.pool.row_bytes) / element, std::min(page_rows, i + 1 - at), d},
+      kernels_.product({&query, &part, 1, page(step.pool, keys[at / page_rows]), step.pool.type, int64_t(step.pool.row_bytes) / element,
+                        std::min(page_rows, i + 1 - at), d},
                        scratch(worker).product);
     }
     const int first = first_key(i);
@@ -34,8 +34,7 @@ void CpuBackend::find_membership(const Step& step, const Segment& segment, int l
   const int64_t count = int64_t(config_.heads) * geometry.plan->feature_length();
   const float* from = sequence.features + layer * count;
   const std::vector<double> features(from, from + count);
-  const Membership membership =
-      cluster_heads(features, config_.heads, config_.key_value_heads, geometry.plan->layers[layer].rule);
+  const Membership membership = cluster_heads(features, config_.heads, config_.key_value_heads, geometry.plan->layers[layer].rule);
   const LayerHeads heads = clustered_heads(config_, layer, membership);
   write_table(heads, config_, table_of(sequence, layer));
   for (int slot = 0; slot < int(heads.kept_keys.size()); ++slot) {

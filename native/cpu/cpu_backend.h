@@ -96,7 +96,7 @@ class CpuBackend final : public Backend {
   /// y rows = weight * x rows for the given weight rows; x rows `x_stride` apart.
   void multiply(const CpuMatrix& weight, int first, int count, const float* x, int64_t x_stride, float* y, int64_t y_stride, int rows,
                 int worker);
-  void project(const Linear& linear, const Rows& from, int rows, Rows& to);  // to = linear(from), bias included
+  void project(const Linear& linear, const Rows& from, int rows, Rows& to);      // to = linear(from), bias included
   void project_onto(const Linear& linear, const Rows& from, int rows, Rows& x);  // x += linear(from)
   void normalise(const Norm& norm, const Rows& from, Rows& to, int rows);
   void normalise_row(const Norm& norm, const float* from, float* to, int width) const;
@@ -149,17 +149,17 @@ class CpuBackend final : public Backend {
   std::vector<float> cosines_, sines_;  // [rows x head_dim / 2]
   std::vector<int32_t> identity_;       // head table without sharing
 
-  std::vector<HeadRows> head_rows_;    // [H + 2 Hkv]
-  std::vector<const float*> from_;     // x rows of head_rows_
-  std::vector<float*> to_;             // y rows of head_rows_
+  std::vector<HeadRows> head_rows_;  // [H + 2 Hkv]
+  std::vector<const float*> from_;   // x rows of head_rows_
+  std::vector<float*> to_;           // y rows of head_rows_
   std::vector<AttendItem> items_;
   std::vector<Drawn> drawn_;
 
   // Attention of few rows over long contexts: states of chunks, merged afterwards.
   Memory part_memory_;
-  int64_t part_units_ = 0;                  // (row, chunk) pairs that fit
-  float* part_values_ = nullptr;            // [unit][H][head_dim]
-  SoftmaxState* part_states_ = nullptr;     // [unit][H]
+  int64_t part_units_ = 0;               // (row, chunk) pairs that fit
+  float* part_values_ = nullptr;         // [unit][H][head_dim]
+  SoftmaxState* part_states_ = nullptr;  // [unit][H]
 };
 
 template <class Body>
@@ -168,9 +168,8 @@ void CpuBackend::share_columns(int columns, int64_t cost, Body&& body) {
   const int64_t most = pool_.threads() == 1 || cost < least_shared_work ? 1 : int64_t(pool_.threads()) * 8;
   const int64_t parts = std::clamp<int64_t>(cost / least_shared_work, 1, most);
   const int width = int(((columns + parts - 1) / parts + 15) / 16 * 16);
-  pool_.run((columns + width - 1) / width, [&](int part, int worker) {
-    body(part * width, std::min(width, columns - part * width), worker);
-  });
+  pool_.run((columns + width - 1) / width,
+            [&](int part, int worker) { body(part * width, std::min(width, columns - part * width), worker); });
 }
 
 template <class Body>

@@ -15,7 +15,7 @@ namespace {
   const float shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits hold round(x / ln 2)
   const float n = shifted - 12582912.0f;
   const float r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first product is exact
-  float p = 0x1.9f081p-13f;  // (e^r - 1 - r) / r^2 on |r| <= ln 2 / 2, weighted least maximum
+  float p = 0x1.9f081p-13f;                                           // (e^r - 1 - r) / r^2 on |r| <= ln 2 / 2, weighted least maximum
   p = p * r + 0x1.6d8dbp-10f;
   p = p * r + 0x1.111272p-7f;
   p = p * r + 0x1.55548ep-5f;

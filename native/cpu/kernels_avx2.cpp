@@ -27,7 +27,8 @@ struct V {
   static Part load_part(const Half* p) { return _mm256_cvtph_ps(bits(p)); }
   static Part load_part(const BrainHalf* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits(p)), 16)); }
   static Part set_part(float value) { return _mm256_set1_ps(value); }
-  /// Makes the compiler load a value once for all its uses: folded into every multiply, loads would be the bottleneck (measured 20 % slower).
+  /// Makes the compiler load a value once for all its uses: folded into every multiply, loads would be the bottleneck (measured 20 %
+  /// slower).
   static Part keep(Part value) {
     asm("" : "+x"(value));
     return value;

@@ -11,9 +11,7 @@ namespace {
 
 template <int N, class Body>
 [[gnu::always_inline]] inline void unroll(Body&& body) {
-  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    (body(std::integral_constant<int, i>{}), ...);
-  }
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) { (body(std::integral_constant<int, i>{}), ...); }
   (std::make_integer_sequence<int, N>{});
 }
 
@@ -30,9 +28,8 @@ template <class W, int MR, int NR, bool Ahead>
   V sums[MR][NR];
   unroll<MR>([&](auto m) __attribute__((always_inline)) { xs[m] = x[m]; });
   unroll<NR>([&](auto n) __attribute__((always_inline)) { ws[n] = w + n * stride; });
-  unroll<MR>([&](auto m) __attribute__((always_inline)) {
-    unroll<NR>([&](auto n) __attribute__((always_inline)) { sums[m][n] = V::zero(); });
-  });
+  unroll<MR>([&](auto m)
+                 __attribute__((always_inline)) { unroll<NR>([&](auto n) __attribute__((always_inline)) { sums[m][n] = V::zero(); }); });
   int k = 0;
   for (; k + lanes <= depth; k += lanes)
     unroll<V::parts>([&](auto h) __attribute__((always_inline)) {

@@ -88,8 +88,7 @@ DeviceMemory host_memory(const std::string& root) {
     std::string path = line.substr(second + 1);
     if (path == "/") path.clear();
     if (controllers.empty()) apply_groups(root + "/sys/fs/cgroup", path, true, memory);
-    if (("," + controllers + ",").find(",memory,") != std::string::npos)
-      apply_groups(root + "/sys/fs/cgroup/memory", path, false, memory);
+    if (("," + controllers + ",").find(",memory,") != std::string::npos) apply_groups(root + "/sys/fs/cgroup/memory", path, false, memory);
   }
   memory.available = std::min(memory.available, memory.total);
   return memory;

@@ -25,8 +25,7 @@ SegmentHeads CpuBackend::heads_of(const Step& step, const Segment& segment, int 
 HeadPages CpuBackend::key_pages(const Step& step, const Segment& segment, int layer, int slot) const {
   const SequenceView& sequence = step.sequences[segment.sequence];
   const PlanGeometry& geometry = *sequence.geometry;
-  if (segment.warm_up)
-    return {sequence.warm_pages + (int64_t(layer) * config_.key_value_heads + slot) * geometry.warm_blocks, 1};
+  if (segment.warm_up) return {sequence.warm_pages + (int64_t(layer) * config_.key_value_heads + slot) * geometry.warm_blocks, 1};
   return {sequence.block_pages + geometry.key_row[layer] + slot, geometry.table_rows};
 }
 
@@ -56,9 +55,8 @@ void CpuBackend::list_head_rows(const Step& step, Phase phase, int layer, const 
   for (int kind = 0; kind < 3; ++kind)
     for (int head = 0; head < (kind == query_kind ? config_.heads : config_.key_value_heads); ++head)
       head_rows_[first_of_kind[kind] + head] = {kind, head, 0, 0};
-  each_head(step, phase, layer, [&](int kind, int head, int, const Segment& segment) {
-    head_rows_[first_of_kind[kind] + head].count += segment.count;
-  });
+  each_head(step, phase, layer,
+            [&](int kind, int head, int, const Segment& segment) { head_rows_[first_of_kind[kind] + head].count += segment.count; });
   int first = 0;
   for (HeadRows& rows : head_rows_) {
     rows.first = first;
@@ -96,9 +94,9 @@ void CpuBackend::project_heads(const LayerWeights& weights, int rows) {
       const int part = whole ? list.count : std::min(block_rows, list.count - row);
       for (int i = 0; !whole && i < part; ++i) moved[i] = to[row + i] + begin;
       float* const* at = whole ? to : moved;
-      kernels_.product({from_.data() + list.first + row, at, part, weight.row(first), weight.type, weight.columns, count,
-                        int(weight.columns)},
-                       scratch(worker).product);
+      kernels_.product(
+          {from_.data() + list.first + row, at, part, weight.row(first), weight.type, weight.columns, count, int(weight.columns)},
+          scratch(worker).product);
       for (int r = 0; bias && r < part; ++r)
         for (int i = 0; i < count; ++i) at[r][i] += bias[first + i];
       row += part;
@@ -116,8 +114,7 @@ void CpuBackend::store_rows(const Step& step, const Segment& segment, int layer,
   const float *cosine = cosines_.data() + size_t(row) * (d / 2), *sine = sines_.data() + size_t(row) * (d / 2);
   const SegmentHeads heads = heads_of(step, segment, layer);
   if (heads.scores_from == layer) {
-    for (int slot = 0; slot < heads.own[0] && !cosines_.empty(); ++slot)
-      kernels_.rotate(row_of(queries, row) + slot * d, cosine, sine, d);
+    for (int slot = 0; slot < heads.own[0] && !cosines_.empty(); ++slot) kernels_.rotate(row_of(queries, row) + slot * d, cosine, sine, d);
     for (int slot = 0; slot < heads.own[1]; ++slot) {
       float* key = row_of(keys_, row) + slot * d;
       if (!cosines_.empty()) kernels_.rotate(key, cosine, sine, d);

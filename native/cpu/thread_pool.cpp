@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <fstream>
 #include <set>
-#include <system_error>
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace chai::cpu {

@@ -31,8 +31,9 @@ class ThreadPool {
       for (int task = 0; task < count; ++task) body(task, 0);
       return;
     }
-    start(count, [](void* context, int task, int worker) { (*static_cast<std::remove_reference_t<Body>*>(context))(task, worker); },
-          const_cast<void*>(static_cast<const void*>(&body)));
+    start(
+        count, [](void* context, int task, int worker) { (*static_cast<std::remove_reference_t<Body>*>(context))(task, worker); },
+        const_cast<void*>(static_cast<const void*>(&body)));
   }
 
  private:

@@ -2,7 +2,13 @@
 import { loadModel } from 'chai-llm';
 
 const [directory, threads] = process.argv.slice(2);
-const model = await loadModel(directory, { device: 'cpu', threads: Number(threads), cacheType: 'float16', contextLength: 4096, maxBatch: 4 });
+const model = await loadModel(directory, {
+  device: 'cpu',
+  threads: Number(threads),
+  cacheType: 'float16',
+  contextLength: 4096,
+  maxBatch: 4,
+});
 
 process.on('message', async ({ prompt, generate, attention }) => {
   const session = await model.createSession({ attention });

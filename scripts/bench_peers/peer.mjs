@@ -9,7 +9,12 @@ const { version } = createRequire(import.meta.url)(path.join(folder, 'package.js
 const { getLlama } = await import(pathToFileURL(path.join(folder, 'dist', 'index.js')).href);
 const llama = await getLlama({ gpu: false, build: 'never', skipDownload: true, maxThreads: Number(threads), logLevel: 'error' });
 const model = await llama.loadModel({ modelPath: path.join(directory, 'model.gguf') });
-const context = await model.createContext({ contextSize: 4096, batchSize: 512, threads: Number(threads), flashAttention: process.env.PEER_FLASH === '1' });
+const context = await model.createContext({
+  contextSize: 4096,
+  batchSize: 512,
+  threads: Number(threads),
+  flashAttention: process.env.PEER_FLASH === '1',
+});
 const sequence = context.getSequence();
 
 process.on('message', async ({ prompt, generate }) => {

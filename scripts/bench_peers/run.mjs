@@ -38,7 +38,11 @@ function start(script, args) {
       child.once('exit', (code) => reject(new Error(`${script} ended with code ${code}`)));
     });
   const hello = answer();
-  return { child, hello, round: (message) => (child.send(message), answer()) };
+  const round = (message) => {
+    child.send(message);
+    return answer();
+  };
+  return { child, hello, round };
 }
 
 const median = (list) => list.toSorted((a, b) => a - b)[list.length >> 1];
@@ -98,7 +102,12 @@ console.table(
     'K/V bytes': side.cacheBytes ?? '',
   })),
 );
-console.log(`load average ${loadAtStart.map((x) => x.toFixed(2)).join(' ')} before, ${os.loadavg().map((x) => x.toFixed(2)).join(' ')} after`);
+console.log(
+  `load average ${loadAtStart.map((x) => x.toFixed(2)).join(' ')} before, ${os
+    .loadavg()
+    .map((x) => x.toFixed(2))
+    .join(' ')} after`,
+);
 if (options.out) {
   fs.mkdirSync(path.dirname(path.resolve(options.out)), { recursive: true });
   fs.writeFileSync(options.out, `${JSON.stringify(report, null, 2)}\n`);

@@ -17,8 +17,28 @@ test.after(async () => {
 
 /** A value of every kind that a number, string, object or typed array may be mistaken for. */
 const strange: unknown[] = [
-  undefined, null, true, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, -(2 ** 63), 'x', '', 1n, Symbol('s'), () => 0, {}, [], [1], new Uint8Array(4),
-  new Int32Array(0), new Proxy({}, {}), new Date(0), Object.create(null),
+  undefined,
+  null,
+  true,
+  -1,
+  1.5,
+  Number.NaN,
+  Number.POSITIVE_INFINITY,
+  2 ** 53,
+  -(2 ** 63),
+  'x',
+  '',
+  1n,
+  Symbol('s'),
+  () => 0,
+  {},
+  [],
+  [1],
+  new Uint8Array(4),
+  new Int32Array(0),
+  new Proxy({}, {}),
+  new Date(0),
+  Object.create(null),
 ];
 
 const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
@@ -166,7 +186,14 @@ test('progress ends at the whole, and is told on the event loop', async () => {
 
 test('what onProgress throws rejects the load', async () => {
   const reason = new RangeError('no more');
-  const error = await native.load(tiny.options, {}, () => { throw reason; }).then(() => undefined, (error: unknown) => error);
+  const error = await native
+    .load(tiny.options, {}, () => {
+      throw reason;
+    })
+    .then(
+      () => undefined,
+      (error: unknown) => error,
+    );
   assert.is(error, reason);
 });
 
@@ -194,7 +221,10 @@ test('one job at a time: the second is SESSION_BUSY', async () => {
   const sequence = model.createSequence(densePlan());
   const evaluating = sequence.evaluate(ids(200), 'none', {});
   const calls: (() => unknown)[] = [
-    () => sequence.evaluate(ids(1), 'none', {}), () => sequence.generate(ids(1), generateOptions()), () => sequence.truncate(0), () => sequence.fork(),
+    () => sequence.evaluate(ids(1), 'none', {}),
+    () => sequence.generate(ids(1), generateOptions()),
+    () => sequence.truncate(0),
+    () => sequence.fork(),
   ];
   for (const call of calls) assert.is(await codeOf(call), 'SESSION_BUSY');
   await evaluating;
@@ -211,8 +241,14 @@ test('after close every method of a sequence says CLOSED', async () => {
   assert.is(sequence.close(), sequence.close());
   await sequence.close();
   const calls: (() => unknown)[] = [
-    () => sequence.evaluate(ids(1), 'none', {}), () => sequence.generate(ids(1), generateOptions()), () => sequence.tokens(), () => sequence.truncate(0),
-    () => sequence.fork(), () => sequence.headMaps(), () => sequence.cacheBytes(), () => generation.next(),
+    () => sequence.evaluate(ids(1), 'none', {}),
+    () => sequence.generate(ids(1), generateOptions()),
+    () => sequence.tokens(),
+    () => sequence.truncate(0),
+    () => sequence.fork(),
+    () => sequence.headMaps(),
+    () => sequence.cacheBytes(),
+    () => generation.next(),
   ];
   for (const call of calls) assert.is(await codeOf(call), 'CLOSED', String(call));
   await generation.stop(0);
@@ -226,9 +262,17 @@ test('after close every method of a model and of its sequences says CLOSED', asy
   const waiting = codeOf(() => generation.next());
   assert.is(other.close(), other.close());
   const calls: (() => unknown)[] = [
-    () => other.createSequence(densePlan()), () => other.memory(), () => other.stats(), () => other.device(), () => sequence.evaluate(ids(1), 'none', {}),
-    () => sequence.generate(ids(1), generateOptions()), () => sequence.tokens(), () => sequence.truncate(0), () => sequence.fork(),
-    () => sequence.headMaps(), () => sequence.cacheBytes(),
+    () => other.createSequence(densePlan()),
+    () => other.memory(),
+    () => other.stats(),
+    () => other.device(),
+    () => sequence.evaluate(ids(1), 'none', {}),
+    () => sequence.generate(ids(1), generateOptions()),
+    () => sequence.tokens(),
+    () => sequence.truncate(0),
+    () => sequence.fork(),
+    () => sequence.headMaps(),
+    () => sequence.cacheBytes(),
   ];
   for (const call of calls) assert.is(await codeOf(call), 'CLOSED', String(call));
   await other.close();
@@ -247,7 +291,18 @@ test('a method borrowed onto anything else refuses it', async () => {
     for (const name of Object.getOwnPropertyNames(Object.getPrototypeOf(owner))) {
       if (name === 'constructor') continue;
       const borrowed = (owner as Record<string, unknown>)[name] as (...values: unknown[]) => unknown;
-      const others = [...objects.filter((other) => other !== owner), Object.create(owner), new Proxy(owner, {}), {}, [], null, undefined, 7, 'x', () => 0];
+      const others = [
+        ...objects.filter((other) => other !== owner),
+        Object.create(owner),
+        new Proxy(owner, {}),
+        {},
+        [],
+        null,
+        undefined,
+        7,
+        'x',
+        () => 0,
+      ];
       for (const self of others) assert.is(await codeOf(() => Reflect.apply(borrowed, self, [])), 'OPTION_INVALID', name);
     }
   for (const owner of objects) {
@@ -262,13 +317,25 @@ test('a method borrowed onto anything else refuses it', async () => {
 test('load refuses wrong values of every option, with the code of the option', async () => {
   const fields: [string[], string][] = [
     ...Object.keys(tiny.options.config).map((key): [string[], string] => [['config', key], 'MODEL_INVALID']),
-    [['config'], 'MODEL_INVALID'], [['files'], ''], [['weights'], 'MODEL_INVALID'], [['layers'], 'MODEL_INVALID'],
-    [['weights', 'tokenEmbedding'], 'MODEL_INVALID'], [['layers', '1'], 'MODEL_INVALID'], [['layers', '1', 'query.weight'], 'MODEL_INVALID'],
+    [['config'], 'MODEL_INVALID'],
+    [['files'], ''],
+    [['weights'], 'MODEL_INVALID'],
+    [['layers'], 'MODEL_INVALID'],
+    [['weights', 'tokenEmbedding'], 'MODEL_INVALID'],
+    [['layers', '1'], 'MODEL_INVALID'],
+    [['layers', '1', 'query.weight'], 'MODEL_INVALID'],
     ...['file', 'offset', 'type', 'rows', 'columns'].map((key): [string[], string] => [['layers', '0', 'up.weight', key], 'MODEL_INVALID']),
     ...['device', 'cacheType', 'cacheTokens', 'maxBatch', 'maxRows', 'threads', 'mmap'].map((key): [string[], string] => [[key], '']),
     [['files', '0'], ''],
   ];
-  const allowed = new Set(['MODEL_INVALID', 'OPTION_INVALID', 'MODEL_NOT_FOUND', 'DEVICE_UNAVAILABLE', 'UNSUPPORTED_MODEL', 'OUT_OF_MEMORY']);
+  const allowed = new Set([
+    'MODEL_INVALID',
+    'OPTION_INVALID',
+    'MODEL_NOT_FOUND',
+    'DEVICE_UNAVAILABLE',
+    'UNSUPPORTED_MODEL',
+    'OUT_OF_MEMORY',
+  ]);
   for (const [path, expected] of fields)
     for (const value of strange) {
       const options = cloneOptions(path, value);
@@ -276,7 +343,8 @@ test('load refuses wrong values of every option, with the code of the option', a
       if (code === 'nothing') continue; // a strange value that happens to be a right one: 1 thread, true, ...
       assert.ok(expected ? code === expected : allowed.has(code), `${path.join('.')} ${describe(value)}: ${code}`);
     }
-  for (const value of strange) assert.is(await codeOf(() => native.load(value as never, {})), isObject(value) ? 'MODEL_INVALID' : 'OPTION_INVALID', describe(value));
+  for (const value of strange)
+    assert.is(await codeOf(() => native.load(value as never, {})), isObject(value) ? 'MODEL_INVALID' : 'OPTION_INVALID', describe(value));
 });
 
 /** load options with one field replaced; the rest is shared (symbols and functions cannot be cloned). */
@@ -308,7 +376,10 @@ test('wrong arguments of every other call are refused with a code', async () => 
   const bad = <T>(value: unknown): T => value as T;
   const features = new Float64Array(8);
   const rule = { clusters: 2, clustering: 'kmeans', headGroups: 1, keyValueHeads: 2, keyHeads: 0 };
-  const busy = async (call: () => { close(): Promise<void> }) => codeOf(async () => { await call().close(); });
+  const busy = async (call: () => { close(): Promise<void> }) =>
+    codeOf(async () => {
+      await call().close();
+    });
   for (const value of strange) {
     const name = describe(value);
     const isIds = value instanceof Int32Array;
@@ -322,14 +393,17 @@ test('wrong arguments of every other call are refused with a code', async () => 
     assert.is(await codeOf(() => native.clusterHeads(bad(value), 4, bad(rule))), 'OPTION_INVALID', name);
     assert.is(await codeOf(() => native.clusterHeads(features, bad(value), bad(rule))), 'OPTION_INVALID', name);
     assert.is(await codeOf(() => native.clusterHeads(features, 4, bad(value))), 'PLAN_INVALID', name);
-    if (value !== undefined && typeof value !== 'function') assert.is(await codeOf(() => native.load(tiny.options, {}, bad(value))), 'OPTION_INVALID', name);
+    if (value !== undefined && typeof value !== 'function')
+      assert.is(await codeOf(() => native.load(tiny.options, {}, bad(value))), 'OPTION_INVALID', name);
     for (const key of Object.keys(rule)) {
       const code = await codeOf(() => native.clusterHeads(features, 4, bad({ ...rule, [key]: value })));
       assert.is(code, 'PLAN_INVALID', `${key} ${name}`);
     }
   }
-  for (const wrong of [new Float32Array(4), [1, 2], new Uint32Array(2)]) assert.is(await codeOf(() => sequence.evaluate(bad(wrong), 'none', {})), 'OPTION_INVALID');
-  for (const id of [-1, 64, 2 ** 31 - 1, -(2 ** 31)]) assert.is(await codeOf(() => sequence.evaluate(Int32Array.of(id), 'none', {})), 'OPTION_INVALID');
+  for (const wrong of [new Float32Array(4), [1, 2], new Uint32Array(2)])
+    assert.is(await codeOf(() => sequence.evaluate(bad(wrong), 'none', {})), 'OPTION_INVALID');
+  for (const id of [-1, 64, 2 ** 31 - 1, -(2 ** 31)])
+    assert.is(await codeOf(() => sequence.evaluate(Int32Array.of(id), 'none', {})), 'OPTION_INVALID');
   assert.is(await codeOf(() => sequence.evaluate(ids(257), 'none', {})), 'CONTEXT_OVERFLOW');
   assert.is(await codeOf(() => native.clusterHeads(new Float64Array(7), 4, bad(rule))), 'OPTION_INVALID');
   assert.is(sequence.tokens().length, 0);
@@ -339,8 +413,14 @@ test('wrong arguments of every other call are refused with a code', async () => 
 test('wrong generate options are refused one by one', async () => {
   const sequence = model.createSequence(densePlan());
   const wrong: Record<string, unknown[]> = {
-    temperature: [-1, Number.NaN, Number.POSITIVE_INFINITY, '1', null], topK: [-1, 1.5, 2 ** 31], topP: [-0.1, 1.1, Number.NaN], minP: [-0.1, 1.1],
-    repetitionPenalty: [0, -1, Number.NaN], seed: [1.5, 2 ** 53, Number.NaN, '1'], logprobs: [0, 1, 'true', undefined], maxTokens: [-1, 0.5, 2 ** 31, undefined],
+    temperature: [-1, Number.NaN, Number.POSITIVE_INFINITY, '1', null],
+    topK: [-1, 1.5, 2 ** 31],
+    topP: [-0.1, 1.1, Number.NaN],
+    minP: [-0.1, 1.1],
+    repetitionPenalty: [0, -1, Number.NaN],
+    seed: [1.5, 2 ** 53, Number.NaN, '1'],
+    logprobs: [0, 1, 'true', undefined],
+    maxTokens: [-1, 0.5, 2 ** 31, undefined],
     stopTokens: [[1], undefined, new Uint32Array(1), null],
   };
   for (const [key, values] of Object.entries(wrong))
@@ -355,39 +435,99 @@ test('wrong generate options are refused one by one', async () => {
 });
 
 test('wrong plans are refused with PLAN_INVALID', async () => {
-  const identity: LayerHeads = { scoresFrom: 0, scoreOfQuery: [0, 1, 2, 3], queryOfScore: [0, 1, 2, 3], keyOfScore: [0, 0, 1, 1], keptKeys: [0, 1], valueOfQuery: [0, 0, 1, 1], keptValues: [0, 1] };
+  const identity: LayerHeads = {
+    scoresFrom: 0,
+    scoreOfQuery: [0, 1, 2, 3],
+    queryOfScore: [0, 1, 2, 3],
+    keyOfScore: [0, 0, 1, 1],
+    keptKeys: [0, 1],
+    valueOfQuery: [0, 0, 1, 1],
+    keptValues: [0, 1],
+  };
   const layer = (map: LayerHeads) => ({ clusters: 4, keyHeads: 0, map });
   const explicit: NativePlan = { ...densePlan(), method: 'explicit', layers: [layer(identity), layer({ ...identity, scoresFrom: 1 })] };
-  const fixed: NativePlan = { ...densePlan(), method: 'chai-static', layers: [0, 1].map(() => ({ clusters: 2, keyHeads: 0, clusterOf: [0, 0, 1, 1], representatives: [0, 2] })) };
-  for (const plan of [explicit, fixed, chaiPlan()]) assert.is(await codeOf(() => model.createSequence(plan).close()), 'nothing', plan.method);
+  const fixed: NativePlan = {
+    ...densePlan(),
+    method: 'chai-static',
+    layers: [0, 1].map(() => ({ clusters: 2, keyHeads: 0, clusterOf: [0, 0, 1, 1], representatives: [0, 2] })),
+  };
+  for (const plan of [explicit, fixed, chaiPlan()])
+    assert.is(await codeOf(() => model.createSequence(plan).close()), 'nothing', plan.method);
   const wrong: [NativePlan, string[], unknown][] = [
-    [densePlan(), ['method'], 'magic'], [densePlan(), ['layers'], []], [densePlan(), ['layers'], undefined], [densePlan(), ['layers', '0'], 1],
-    [chaiPlan(), ['warmupTokens'], 0], [chaiPlan(), ['warmupTokens'], 257], [chaiPlan(), ['warmupStart'], 255], [chaiPlan(), ['clustering'], 'guess'],
-    [chaiPlan(), ['headGroups'], 3], [chaiPlan(), ['headGroups'], 0], [chaiPlan(), ['layers', '1', 'clusters'], 5], [chaiPlan(), ['layers', '1', 'clusters'], 0],
-    [chaiPlan(), ['layers', '1', 'keyHeads'], 3], [fixed, ['layers', '0', 'clusterOf'], undefined], [fixed, ['layers', '0', 'clusterOf'], [0, 0, 1]],
-    [fixed, ['layers', '0', 'clusterOf'], [0, 0, 1, 2]], [fixed, ['layers', '0', 'clusterOf'], [0, 0, 0, 0]], [fixed, ['layers', '0', 'representatives'], [0]],
-    [fixed, ['layers', '0', 'representatives'], [0, 4]], [fixed, ['layers', '0', 'representatives'], [0, -1]], [explicit, ['layers', '0', 'map'], undefined],
-    [explicit, ['layers', '1', 'map', 'scoresFrom'], 0], [explicit, ['layers', '0', 'map', 'scoresFrom'], 1],
+    [densePlan(), ['method'], 'magic'],
+    [densePlan(), ['layers'], []],
+    [densePlan(), ['layers'], undefined],
+    [densePlan(), ['layers', '0'], 1],
+    [chaiPlan(), ['warmupTokens'], 0],
+    [chaiPlan(), ['warmupTokens'], 257],
+    [chaiPlan(), ['warmupStart'], 255],
+    [chaiPlan(), ['clustering'], 'guess'],
+    [chaiPlan(), ['headGroups'], 3],
+    [chaiPlan(), ['headGroups'], 0],
+    [chaiPlan(), ['layers', '1', 'clusters'], 5],
+    [chaiPlan(), ['layers', '1', 'clusters'], 0],
+    [chaiPlan(), ['layers', '1', 'keyHeads'], 3],
+    [fixed, ['layers', '0', 'clusterOf'], undefined],
+    [fixed, ['layers', '0', 'clusterOf'], [0, 0, 1]],
+    [fixed, ['layers', '0', 'clusterOf'], [0, 0, 1, 2]],
+    [fixed, ['layers', '0', 'clusterOf'], [0, 0, 0, 0]],
+    [fixed, ['layers', '0', 'representatives'], [0]],
+    [fixed, ['layers', '0', 'representatives'], [0, 4]],
+    [fixed, ['layers', '0', 'representatives'], [0, -1]],
+    [explicit, ['layers', '0', 'map'], undefined],
+    [explicit, ['layers', '1', 'map', 'scoresFrom'], 0],
+    [explicit, ['layers', '0', 'map', 'scoresFrom'], 1],
   ];
   for (const key of ['scoreOfQuery', 'queryOfScore', 'keyOfScore', 'keptKeys', 'valueOfQuery', 'keptValues'])
-    for (const value of [[], [0], [9, 9, 9, 9], [0.5, 0, 0, 0], [Number.NaN], 'x', undefined, [2 ** 31]]) wrong.push([explicit, ['layers', '0', 'map', key], value]);
-  for (const [plan, path, value] of wrong) assert.is(await codeOf(() => model.createSequence(replaced(plan, path, value))), 'PLAN_INVALID', `${plan.method} ${path.join('.')} ${value}`);
+    for (const value of [[], [0], [9, 9, 9, 9], [0.5, 0, 0, 0], [Number.NaN], 'x', undefined, [2 ** 31]])
+      wrong.push([explicit, ['layers', '0', 'map', key], value]);
+  for (const [plan, path, value] of wrong)
+    assert.is(
+      await codeOf(() => model.createSequence(replaced(plan, path, value))),
+      'PLAN_INVALID',
+      `${plan.method} ${path.join('.')} ${value}`,
+    );
 });
 
 test('getters and setters that close things under a call do no harm', async () => {
   const other = await native.load(tiny.options, {});
   const sequence = other.createSequence(densePlan());
-  const options = Object.defineProperty(generateOptions(), 'temperature', { get: () => { void sequence.close(); return 0; } });
+  const options = Object.defineProperty(generateOptions(), 'temperature', {
+    get: () => {
+      void sequence.close();
+      return 0;
+    },
+  });
   assert.is(await codeOf(() => sequence.generate(ids(3), options)), 'CLOSED');
   const second = other.createSequence(densePlan());
-  const job = Object.defineProperty({}, 'cancel', { set: (cancel: () => void) => { cancel(); void other.close(); } });
+  const job = Object.defineProperty({}, 'cancel', {
+    set: (cancel: () => void) => {
+      cancel();
+      void other.close();
+    },
+  });
   assert.is(await codeOf(() => second.evaluate(ids(3), 'none', job)), 'CLOSED');
-  const thrower = Object.defineProperty({}, 'cancel', { set: () => { throw new RangeError('no'); } });
-  const error = await native.load(tiny.options, thrower).then(() => undefined, (error: unknown) => error);
+  const thrower = Object.defineProperty({}, 'cancel', {
+    set: () => {
+      throw new RangeError('no');
+    },
+  });
+  const error = await native.load(tiny.options, thrower).then(
+    () => undefined,
+    (error: unknown) => error,
+  );
   assert.instance(error, RangeError);
-  const plan = Object.defineProperty(densePlan(), 'headGroups', { get: () => { throw 5; } });
+  const plan = Object.defineProperty(densePlan(), 'headGroups', {
+    get: () => {
+      throw 5;
+    },
+  });
   let thrown: unknown;
-  try { model.createSequence(plan); } catch (error) { thrown = error; }
+  try {
+    model.createSequence(plan);
+  } catch (error) {
+    thrown = error;
+  }
   assert.is(thrown, 5);
   await other.close();
 });

@@ -20,8 +20,12 @@ function play(scene: string): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [...typescript, scenes, scene], { timeout: 120000 });
     let [out, err] = ['', ''];
-    child.stdout.on('data', (text) => { out += text; });
-    child.stderr.on('data', (text) => { err += text; });
+    child.stdout.on('data', (text) => {
+      out += text;
+    });
+    child.stderr.on('data', (text) => {
+      err += text;
+    });
     child.on('error', reject);
     child.on('close', (code, signal) => resolve({ code, signal, out: out.trim(), err }));
   });
@@ -35,7 +39,12 @@ const message = (of: Worker): Promise<unknown> =>
   });
 const exit = (of: Worker): Promise<number> => new Promise((resolve) => of.once('exit', resolve));
 
-for (const [scene, out] of [['idle', 'tokens true'], ['exit-in-step', 'steps true'], ['exit-in-generation', 'running'], ['exit-in-load', 'loading']] as const)
+for (const [scene, out] of [
+  ['idle', 'tokens true'],
+  ['exit-in-step', 'steps true'],
+  ['exit-in-generation', 'running'],
+  ['exit-in-load', 'loading'],
+] as const)
   test(`a process ends cleanly: ${scene}`, async () => {
     assert.equal(await play(scene), { code: 0, signal: null, out, err: '' });
   });

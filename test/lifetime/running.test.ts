@@ -91,7 +91,16 @@ test('a dropped generation frees its sequence, a dropped sequence its pages', as
   const model = await native.load(tiny.options, {});
   const sequence = model.createSequence(densePlan());
   (() => void sequence.generate(ids(9), generateOptions({ maxTokens: 200 })))();
-  assert.ok(await collectUntil(() => { try { sequence.truncate(0); return true; } catch { return false; } }));
+  assert.ok(
+    await collectUntil(() => {
+      try {
+        sequence.truncate(0);
+        return true;
+      } catch {
+        return false;
+      }
+    }),
+  );
   await sequence.close();
   await (() => model.createSequence(densePlan()).evaluate(ids(100), 'none', {}))();
   assert.ok(model.memory().cacheUsed > 0);

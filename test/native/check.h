@@ -32,8 +32,8 @@ struct TestRegistration {
 
 }  // namespace chai
 
-#define TEST(name)                                                      \
-  static void test_##name();                                            \
+#define TEST(name)                                                         \
+  static void test_##name();                                               \
   static const chai::TestRegistration register_##name(#name, test_##name); \
   static void test_##name()
 #define CHECK(condition) chai::TestRun::instance().check(bool(condition), #condition, __FILE__, __LINE__)

@@ -106,8 +106,7 @@ TEST(every_head_its_own_cluster_equals_dense_bit_for_bit) {
   const auto engine = Engine::load(model.options, {});
   const auto ids = some_ids(150, 3);
   const auto dense = logits_of(*engine->open(dense_plan(model.options.config)), ids);
-  for (const int start : {0, 3, 90})
-    CHECK(logits_of(*engine->open(chai_plan(model.options.config, {8, 8, 8}, start)), ids) == dense);
+  for (const int start : {0, 3, 90}) CHECK(logits_of(*engine->open(chai_plan(model.options.config, {8, 8, 8}, start)), ids) == dense);
 }
 
 TEST(clusters_change_the_logits_of_later_tokens_only) {

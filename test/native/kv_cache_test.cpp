@@ -15,7 +15,9 @@ class HostMemory : public Backend {
  public:
   std::string describe() const override { return "host memory"; }
   DeviceMemory memory() const override { return {}; }
-  Memory allocate(size_t bytes, const char*) override { return Memory(new char[bytes](), [](void* p) { delete[] static_cast<char*>(p); }); }
+  Memory allocate(size_t bytes, const char*) override {
+    return Memory(new char[bytes](), [](void* p) { delete[] static_cast<char*>(p); });
+  }
   Memory reserve(size_t bytes, const char* what) override { return allocate(bytes, what); }
   Rows allocate_rows(int, int, const char*) override { return {}; }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
@@ -153,7 +155,8 @@ TEST(forks_share_pages_until_one_side_writes) {
   const int before = bench.pool->used(), block = 3 * 10;
   CHECK(before == 2 * block);
   // mark the pages' first bytes with their ids
-  for (int page = 0; page < bench.pool->capacity(); ++page) std::memcpy(bench.bytes.data() + page * bench.view.page_bytes, &page, sizeof page);
+  for (int page = 0; page < bench.pool->capacity(); ++page)
+    std::memcpy(bench.bytes.data() + page * bench.view.page_bytes, &page, sizeof page);
   auto child = parent->fork();
   CHECK(bench.pool->used() == before);
   CHECK(child->head_map() == parent->head_map());

@@ -19,7 +19,9 @@ class ReferenceBackend : public Backend {
 
   std::string describe() const override { return "reference (float64)"; }
   DeviceMemory memory() const override { return {1ull << 40, 1ull << 40}; }
-  Memory allocate(size_t bytes, const char*) override { return Memory(new char[bytes](), [](void* p) { delete[] static_cast<char*>(p); }); }
+  Memory allocate(size_t bytes, const char*) override {
+    return Memory(new char[bytes](), [](void* p) { delete[] static_cast<char*>(p); });
+  }
   Memory reserve(size_t bytes, const char* what) override { return allocate(bytes, what); }
   Rows allocate_rows(int rows, int width, const char* what) override {
     return {allocate(sizeof(double) * size_t(rows) * size_t(width), what), rows, width};
@@ -268,7 +270,8 @@ class ReferenceBackend : public Backend {
     return head;
   }
   /// softmax over keys first..position of K slot `slot`; entries before `first` are 0.
-  std::vector<double> probabilities(const Step& step, const Segment& segment, int layer, int slot, int position, const double* q, int first) const {
+  std::vector<double> probabilities(const Step& step, const Segment& segment, int layer, int slot, int position, const double* q,
+                                    int first) const {
     std::vector<double> p(size_t(position + 1), 0.0);
     double most = -INFINITY, sum = 0;
     for (int j = first; j <= position; ++j) {

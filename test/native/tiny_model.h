@@ -38,7 +38,8 @@ class TinyModel {
     options.output = tensor(config.vocabulary, d, 0.5f);
     options.final_norm = norm(d);
     for (int i = 0; i < config.layers; ++i) options.layers.push_back(layer(config));
-    std::ofstream(path_, std::ios::binary).write(reinterpret_cast<const char*>(data_.data()), std::streamsize(data_.size() * sizeof(float)));
+    std::ofstream(path_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(data_.data()), std::streamsize(data_.size() * sizeof(float)));
   }
   ~TinyModel() { std::remove(path_.c_str()); }
 

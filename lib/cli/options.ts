@@ -1,0 +1,76 @@
+// Options that several commands share. In: a commander command. Out: the same with options added; and the API's options from theirs.
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { GenerateOptions, LoadOptions } from '../options';
+
+function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Not a number.');
+  return value;
+}
+
+/** A list such as `128,512`. */
+export function counts(text: string): number[] {
+  const list = text.split(',').map(Number);
+  if (!list.every((n) => Number.isInteger(n) && n > 0))
+    throw new InvalidArgumentError('Not a list of whole numbers above 0, such as 128,512.');
+  return list;
+}
+
+export function count(text: string): number {
+  return counts(text).length === 1 ? Number(text) : Number.NaN;
+}
+
+export interface LoadFlags {
+  device?: LoadOptions['device'];
+  attention?: string;
+  contextLength?: number;
+  cacheType?: LoadOptions['cacheType'];
+  threads?: number;
+}
+
+export function addLoadOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--attention <how>', 'auto, dense, chai, chai-static, or a path to a head plan').default('auto'))
+    .addOption(new Option('--device <device>', 'auto, cpu, cuda or cuda:N').default('auto'))
+    .addOption(
+      new Option('--cache-type <type>', 'element type of the K/V cache')
+        .choices(['auto', 'float32', 'float16', 'bfloat16'])
+        .default('auto'),
+    )
+    .option('--context-length <tokens>', 'tokens a session may hold', number)
+    .option('--threads <count>', 'compute threads (default: physical cores)', number);
+}
+
+export function loadOptions({ device, attention, contextLength, cacheType, threads }: LoadFlags): LoadOptions {
+  return { device, attention, contextLength, cacheType, threads };
+}
+
+export interface GenerateFlags {
+  maxTokens?: number;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  seed?: number;
+  stop?: string[];
+  ignoreEos?: boolean;
+}
+
+export function addGenerateOptions(command: Command): Command {
+  return command
+    .option('--max-tokens <count>', 'tokens to generate at most', number)
+    .option('--temperature <t>', '0: always the likeliest token', number, 0)
+    .option('--top-k <k>', 'only the k likeliest tokens', number)
+    .option('--top-p <p>', 'the likeliest tokens that together have probability p', number)
+    .option('--min-p <p>', 'only tokens at least p as likely as the likeliest', number)
+    .option('--repetition-penalty <factor>', 'above 1: repeat less', number)
+    .option('--seed <n>', 'the same seed gives the same text', number)
+    .option('--stop <text>', 'text that ends the output (repeatable)', (text: string, all: string[] = []) => [...all, text])
+    .option('--ignore-eos', 'go on past end-of-sequence tokens');
+}
+
+export function generateOptions(flags: GenerateFlags, signal?: AbortSignal): GenerateOptions {
+  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos } = flags;
+  return { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos, signal };
+}
