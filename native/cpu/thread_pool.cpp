@@ -17,6 +17,7 @@ namespace {
 
 // About 10 to 20 microseconds: the time between two products of a step. Longer spinning takes the core from whoever else needs it.
 constexpr int spins = 400;
+constexpr uint64_t no_task = 0x7fffffff;  // lower half of a ticket under which nothing can be claimed
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -78,11 +79,14 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::start(int count, Call call, void* context) {
   error_ = nullptr;
-  count_.store(count, std::memory_order_relaxed);
-  call_.store(call, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
-  unfinished_.store(count, std::memory_order_relaxed);
+  // First no ticket can be claimed: a worker that still holds the last job's ticket must not take a task of it with the new job's fields.
+  // Whoever reads a new field (acquire) also sees this store, so its claim fails.
   const uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store(generation << 32 | no_task, std::memory_order_relaxed);
+  unfinished_.store(count, std::memory_order_release);
+  call_.store(call, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
+  count_.store(count, std::memory_order_release);
   ticket_.store(generation << 32, std::memory_order_release);
   published_.fetch_add(1);
   if (sleepers_.load() > 0) published_.notify_all();
@@ -97,9 +101,9 @@ void ThreadPool::work(int worker) {
   uint64_t ticket = ticket_.load(std::memory_order_acquire);
   for (;;) {
     const int task = int(uint32_t(ticket));
-    const Call call = call_.load(std::memory_order_relaxed);
-    void* const context = context_.load(std::memory_order_relaxed);
-    if (task >= count_.load(std::memory_order_relaxed)) return;
+    const Call call = call_.load(std::memory_order_acquire);
+    void* const context = context_.load(std::memory_order_acquire);
+    if (task >= count_.load(std::memory_order_acquire)) return;
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
     try {
       call(context, task, worker);

@@ -121,8 +121,7 @@ TEST(cpu_products_of_all_fused_instruction_sets_have_the_same_bits) {
   for (const Element type : types)
     for (const int depth : {5, 64, 333}) {
       const Numbers x(size_t(9) * depth, Element::float32, random), w(size_t(21) * depth, type, random);
-      for (const Kernels* kernels : fused)
-        CHECK(same_bits(product(*kernels, x, w, 9, 21, depth), product(*fused[0], x, w, 9, 21, depth)));
+      for (const Kernels* kernels : fused) CHECK(same_bits(product(*kernels, x, w, 9, 21, depth), product(*fused[0], x, w, 9, 21, depth)));
     }
 }
 
@@ -174,8 +173,7 @@ TEST(cpu_softmax_agrees_with_double_precision_for_every_range) {
         const SoftmaxState state = kernels->softmax(s.data(), begin, end, 0.25f);
         CHECK(std::abs(state.greatest - greatest) < 1e-6 * std::abs(greatest) + 1e-30);
         CHECK(std::abs(state.sum - sum) < 1e-6 * sum);
-        for (int j = begin; j < end; ++j)
-          CHECK(std::abs(s[size_t(j)] - std::exp(0.25 * double(scores[size_t(j)]) - greatest)) < 3e-7);
+        for (int j = begin; j < end; ++j) CHECK(std::abs(s[size_t(j)] - std::exp(0.25 * double(scores[size_t(j)]) - greatest)) < 3e-7);
       }
     }
 }

@@ -75,9 +75,7 @@ namespace {
 /// A made-up root directory with the files that tell about memory.
 struct Root {
   std::filesystem::path path = std::filesystem::temp_directory_path() / ("chai-root-" + std::to_string(::getpid()));
-  Root() {
-    write("proc/meminfo", "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    800 kB\n");
-  }
+  Root() { write("proc/meminfo", "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    800 kB\n"); }
   ~Root() { std::filesystem::remove_all(path); }
   void write(const std::string& file, const std::string& text) {
     std::filesystem::create_directories((path / file).parent_path());
