@@ -150,15 +150,20 @@ std::vector<double> distances_to_centres(const Points& points, const std::vector
   return distance;
 }
 
-/// For each cluster the head nearest its centre among those `allowed(head, cluster)`, or -1.
+/// For each cluster the head nearest its centre among those `allowed(head, cluster)`, or -1. Distances within `tie` of the least are
+/// equal, so that the lowest head wins: the two members of a pair are always equally far, and rounding must not choose between them.
 template <class Allowed>
 std::vector<int> nearest_heads(const std::vector<double>& distance, int heads, int clusters, Allowed allowed) {
+  constexpr double tie = 1e-5;
   std::vector<int> nearest(clusters, -1);
-  for (int c = 0; c < clusters; ++c)
-    for (int h = 0; h < heads; ++h) {
-      if (!allowed(h, c)) continue;
-      if (nearest[c] < 0 || distance[size_t(h) * clusters + c] < distance[size_t(nearest[c]) * clusters + c]) nearest[c] = h;
-    }
+  for (int c = 0; c < clusters; ++c) {
+    const auto of = [&](int h) { return distance[size_t(h) * clusters + c]; };
+    double least = std::numeric_limits<double>::infinity();
+    for (int h = 0; h < heads; ++h)
+      if (allowed(h, c)) least = std::min(least, of(h));
+    for (int h = heads - 1; h >= 0; --h)
+      if (allowed(h, c) && of(h) <= least * (1 + tie)) nearest[c] = h;
+  }
   return nearest;
 }
 

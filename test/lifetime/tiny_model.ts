@@ -151,13 +151,29 @@ const gc = vm.runInNewContext('gc') as () => void;
 
 /** Collects garbage until `done`, or gives up after 10 seconds. */
 export async function collectUntil(done: () => boolean): Promise<boolean> {
-  for (let round = 0; round < 100; round++) {
+  for (let round = 0; round < 500; round++) {
     gc();
     await new Promise((resolve) => setTimeout(resolve, 20));
     if (done()) return true;
-    await new Promise((resolve) => setTimeout(resolve, 80));
   }
   return false;
+}
+
+/** Collects garbage until the numbers of memoryUsage stand still. */
+export async function collect(): Promise<void> {
+  let [before, equal] = [-1, 0];
+  await collectUntil(() => {
+    const now = externalBytes();
+    equal = now === before ? equal + 1 : 0;
+    before = now;
+    return equal === 3;
+  });
+}
+
+/** Bytes outside the heap that V8 was told of, without those of ordinary array buffers. */
+export function externalBytes(): number {
+  const { external, arrayBuffers } = process.memoryUsage();
+  return external - arrayBuffers;
 }
 
 /** Arguments of node that let it run TypeScript. */
