@@ -11,7 +11,9 @@ namespace {
 
 /// e^x to about one unit in the last place; 0 below the normal range, about 2.4e38 above it; NaN stays NaN; exact at 0.
 [[gnu::always_inline]] inline float exp_of(float x) {
-  const float clamped = x > 88.37f ? 88.37f : x < -87.3f ? -87.3f : x;
+  // One simple choice at a time: compilers turn these into vector selects, nested ones into branches.
+  float clamped = x > 88.37f ? 88.37f : x;
+  clamped = clamped < -87.3f ? -87.3f : clamped;
   const float shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits hold round(x / ln 2)
   const float n = shifted - 12582912.0f;
   const float r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first product is exact
@@ -24,7 +26,8 @@ namespace {
   p = p * (r * r) + r + 1.0f;
   const uint32_t power = (__builtin_bit_cast(uint32_t, shifted) - 0x4b400000u) << 23;
   const float result = __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + power);
-  return x < -87.3f ? 0.0f : x != x ? x : result;
+  const float kept = result + (clamped - clamped);  // NaN stays NaN
+  return x < -87.3f ? 0.0f : kept;
 }
 
 float sum_of(const float* x, int count) {

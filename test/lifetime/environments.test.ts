@@ -41,7 +41,7 @@ const exit = (of: Worker): Promise<number> => new Promise((resolve) => of.once('
 
 for (const [scene, out] of [
   ['idle', 'tokens true'],
-  ['exit-in-step', 'steps true'],
+  ['exit-in-step', 'running'],
   ['exit-in-generation', 'running'],
   ['exit-in-load', 'loading'],
 ] as const)

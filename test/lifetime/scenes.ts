@@ -26,10 +26,11 @@ const scenes: Record<string, () => Promise<void>> = {
   async 'exit-in-step'() {
     const model = await native.load(slowModel().options, {});
     void evaluateForever(model.createSequence(densePlan(4)));
-    setTimeout(() => {
-      say(`steps ${model.stats().steps > 0}`);
+    setInterval(() => {
+      if (model.stats().steps < 2) return;
+      say('running');
       process.exit(0);
-    }, 200);
+    }, 5);
   },
   async 'exit-in-generation'() {
     const model = await native.load(slowModel().options, {});
