@@ -9,11 +9,16 @@
 namespace chai::cpu {
 namespace {
 
+/// condition ? a : b in bit operations, which compilers vectorise where they would leave a choice between floats as a branch.
+[[gnu::always_inline]] inline float choose(bool condition, float a, float b) {
+  const uint32_t mask = 0u - uint32_t(condition);
+  return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, a) & mask) | (__builtin_bit_cast(uint32_t, b) & ~mask));
+}
+
 /// e^x to about one unit in the last place; 0 below the normal range, about 2.4e38 above it; NaN stays NaN; exact at 0.
 [[gnu::always_inline]] inline float exp_of(float x) {
-  // One simple choice at a time: compilers turn these into vector selects, nested ones into branches.
-  float clamped = x > 88.37f ? 88.37f : x;
-  clamped = clamped < -87.3f ? -87.3f : clamped;
+  const float capped = choose(x > 88.37f, 88.37f, x);
+  const float clamped = choose(capped < -87.3f, -87.3f, capped);
   const float shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits hold round(x / ln 2)
   const float n = shifted - 12582912.0f;
   const float r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first product is exact
@@ -27,7 +32,7 @@ namespace {
   const uint32_t power = (__builtin_bit_cast(uint32_t, shifted) - 0x4b400000u) << 23;
   const float result = __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + power);
   const float kept = result + (clamped - clamped);  // NaN stays NaN
-  return x < -87.3f ? 0.0f : kept;
+  return choose(x < -87.3f, 0.0f, kept);
 }
 
 float sum_of(const float* x, int count) {
@@ -60,7 +65,7 @@ SoftmaxState softmax(float* s, int begin, int end, float scale) {
   for (int j = begin; j < end; ++j) s[j] *= scale;
   int j = begin;
   for (; j + lanes <= end; j += lanes)
-    for (int l = 0; l < lanes; ++l) greatest[l] = s[j + l] > greatest[l] ? s[j + l] : greatest[l];
+    for (int l = 0; l < lanes; ++l) greatest[l] = choose(s[j + l] > greatest[l], s[j + l], greatest[l]);
   for (; j < end; ++j) greatest[0] = s[j] > greatest[0] ? s[j] : greatest[0];
   float top = greatest[0];
   for (int l = 1; l < lanes; ++l) top = greatest[l] > top ? greatest[l] : top;
@@ -107,7 +112,7 @@ void activate(Activation activation, float* x, const float* up, int count) {
       for (int i = 0; i < count; ++i) x[i] = x[i] / (1.0f + exp_of(-x[i]));
       break;
     case Activation::relu:
-      for (int i = 0; i < count; ++i) x[i] = x[i] < 0 ? 0 : x[i];
+      for (int i = 0; i < count; ++i) x[i] = choose(x[i] < 0, 0, x[i]);
       break;
     case Activation::gelu:
       for (int i = 0; i < count; ++i) x[i] = 0.5f * x[i] * (1.0f + ::erff(x[i] * 0.70710678f));
