@@ -1,16 +1,29 @@
-// Three ways to end a generation early. Run: node examples/abort.mjs
-import { loadModel } from 'chai-llm';
+// Three ways to end a generation early; the session stays good. Run: node examples/abort.mjs [model directory]
+import { fileURLToPath } from 'node:url';
+import { ChaiError, loadModel } from 'chai-llm';
 
-const model = await loadModel(new URL('../models/starter', import.meta.url).pathname);
+const directory = process.argv[2] ?? fileURLToPath(new URL('../models/starter', import.meta.url));
+const model = await loadModel(directory);
+const session = await model.createSession();
 
-let count = 0; // 1: leave the loop
-for await (const _token of model.generate('Once', { maxTokens: 200 })) if (++count === 5) break;
-console.log(`left after ${count} tokens`);
+// 1. Leave the loop: the engine stops within one step, and the session holds just the tokens that were handed out.
+let count = 0;
+for await (const _ of session.generate('Far away in the north')) if (++count === 5) break;
+console.log(`left the loop after ${count} tokens; the session has ${session.tokens.length}`);
 
-const stop = new AbortController(); // 2: an AbortSignal; the loop throws
-setTimeout(() => stop.abort(), 5);
-await model.complete('Once', { ignoreEos: true, signal: stop.signal }).catch((error) => console.log(`${error.code}: ${error.message}`));
+// 2. An AbortSignal, such as that of a closed connection: the loop throws ABORTED.
+const controller = new AbortController();
+try {
+  for await (const _ of session.generate([], { signal: controller.signal })) if (++count === 10) controller.abort();
+} catch (error) {
+  if (!(error instanceof ChaiError)) throw error;
+  console.log(`aborted after ${count} tokens with ${error.code}; the session has ${session.tokens.length}`);
+}
 
-const { text, finishReason } = await model.complete('Once', { maxTokens: 200, stop: 'ing' }); // 3: a stop string
-console.log(`${JSON.stringify(text)} ended by '${finishReason}'`);
+// 3. stop(): the loop ends without an error.
+const generation = session.generate([]);
+for await (const _ of generation) if (++count === 15) generation.stop();
+console.log(`stopped after ${count} tokens; the session has ${session.tokens.length}`);
+
+console.log(`all of it: ${JSON.stringify(model.tokenizer.decode(session.tokens))}`);
 await model.close();

@@ -1,13 +1,20 @@
-// The same library through require. Run: node examples/common_js.cjs
+// The same library from CommonJS. Run: node examples/common_js.cjs [prompt] [model directory]
 const path = require('node:path');
-const { loadModel } = require('chai-llm');
+const { ChaiError, loadModel } = require('chai-llm');
 
 async function main() {
-  const model = await loadModel(path.join(__dirname, '..', 'models', 'starter'));
-  const { text, usage, timings } = await model.complete('The king and the', { maxTokens: 30 });
-  console.log(text);
-  console.log(`${usage.completionTokens} tokens, ${timings.decodeTokensPerSecond.toFixed(0)} tokens/s`);
-  await model.close();
+  const prompt = process.argv[2] ?? 'The old man said';
+  const model = await loadModel(process.argv[3] ?? path.join(__dirname, '..', 'models', 'starter'));
+  try {
+    const { text, finishReason } = await model.complete(prompt, { maxTokens: 30, stop: ['\n'] });
+    console.log(`${prompt}${text}`);
+    console.log(`ended by ${finishReason}`);
+  } finally {
+    await model.close();
+  }
 }
 
-main();
+main().catch((error) => {
+  console.error(error instanceof ChaiError ? `${error.code}: ${error.message}` : error);
+  process.exitCode = 1;
+});

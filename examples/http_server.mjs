@@ -1,24 +1,62 @@
-// A streaming endpoint: POST a prompt, read text as it is made; a client that leaves ends the work. Run: PORT=8080 node examples/http_server.mjs
-// Then: curl -N -d "Once upon a time" http://127.0.0.1:8080
-import { createServer } from 'node:http';
-import { text } from 'node:stream/consumers';
-import { loadModel } from 'chai-llm';
+// Streams text over HTTP; a client that goes away ends its generation. Run: node examples/http_server.mjs [port] [model directory]
+// Then: curl -N -d '{"prompt": "Once upon a time", "maxTokens": 60}' http://127.0.0.1:3000/generate   and   curl http://127.0.0.1:3000/stats
+import { once } from 'node:events';
+import http from 'node:http';
+import { fileURLToPath } from 'node:url';
+import { ChaiError, loadModel } from 'chai-llm';
 
-const model = await loadModel(new URL('../models/starter', import.meta.url).pathname);
+const port = Number(process.argv[2] ?? 3000);
+const directory = process.argv[3] ?? fileURLToPath(new URL('../models/starter', import.meta.url));
+const largestBody = 1e6;
+const model = await loadModel(directory);
 
-const server = createServer(async (request, response) => {
-  const gone = new AbortController();
-  response.on('close', () => gone.abort());
-  try {
-    const prompt = await text(request);
-    response.setHeader('content-type', 'text/plain; charset=utf-8');
-    for await (const token of model.generate(prompt, { maxTokens: 100, signal: gone.signal })) response.write(token.text);
-    response.end('\n');
-  } catch (error) {
-    if (!response.headersSent) response.statusCode = error.code === 'OPTION_INVALID' || error.code === 'CONTEXT_OVERFLOW' ? 400 : 500;
-    response.end(`${error.code}: ${error.message}\n`);
+async function readJson(request) {
+  let text = '';
+  request.setEncoding('utf8');
+  for await (const chunk of request) {
+    text += chunk;
+    if (text.length > largestBody) throw new ChaiError('OPTION_INVALID', `the body is longer than ${largestBody} characters`);
   }
-});
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new ChaiError('OPTION_INVALID', 'the body is not valid JSON');
+  }
+}
 
-server.listen(Number(process.env.PORT ?? 0), '127.0.0.1', () => console.log(`http://127.0.0.1:${server.address().port}`));
-process.once('SIGTERM', () => server.close(() => model.close()));
+async function generate(request, response) {
+  const gone = new AbortController();
+  response.on('close', () => gone.abort()); // also after a whole answer, where it does nothing
+  const { prompt, ...options } = await readJson(request);
+  for await (const { text } of model.generate(prompt, { ...options, signal: gone.signal })) {
+    if (!response.headersSent) response.writeHead(200, { 'content-type': 'text/plain; charset=utf-8' });
+    if (!response.write(text)) await once(response, 'drain', { signal: gone.signal });
+  }
+  response.end();
+}
+
+function fail(response, error) {
+  if (response.destroyed) return; // nobody is left to be told
+  if (response.headersSent) return response.destroy(); // a cut stream, never one that looks whole
+  const code = error instanceof ChaiError ? error.code : 'UNEXPECTED';
+  response.writeHead(code === 'OPTION_INVALID' || code === 'CONTEXT_OVERFLOW' ? 400 : 500, { 'content-type': 'application/json' });
+  response.end(JSON.stringify({ error: { code, message: error.message } }));
+}
+
+const server = http.createServer((request, response) => {
+  if (request.method === 'POST' && request.url === '/generate') return generate(request, response).catch((error) => fail(response, error));
+  if (request.method === 'GET' && request.url === '/stats') {
+    response.writeHead(200, { 'content-type': 'application/json' });
+    return response.end(JSON.stringify({ device: model.device, memory: model.memory, stats: model.stats }));
+  }
+  response.writeHead(404).end();
+});
+server.listen(port, '127.0.0.1', () => console.log(`listening on http://127.0.0.1:${server.address().port}`));
+
+async function shutDown() {
+  server.close();
+  server.closeAllConnections();
+  await model.close();
+}
+process.once('SIGTERM', shutDown);
+process.once('SIGINT', shutDown);

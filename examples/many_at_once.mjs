@@ -1,10 +1,15 @@
-// Concurrent calls are computed together, one pass over the weights for all of them. Run: node examples/many_at_once.mjs
+// Sixteen concurrent calls are computed together, in shared steps. Run: node examples/many_at_once.mjs [model directory]
+import { fileURLToPath } from 'node:url';
 import { loadModel } from 'chai-llm';
 
-const model = await loadModel(new URL('../models/starter', import.meta.url).pathname);
-const prompts = Array.from({ length: 16 }, (_, i) => `Chapter ${i + 1}.`);
-const answers = await Promise.all(prompts.map((prompt) => model.complete(prompt, { maxTokens: 20 })));
-for (const [i, { text }] of answers.entries()) console.log(`${prompts[i]}${text.replaceAll('\n', ' ')}`);
-const { steps, rows, largestBatch } = model.stats;
-console.log(`${rows} tokens in ${steps} steps, at most ${largestBatch} sequences in one`);
+const directory = process.argv[2] ?? fileURLToPath(new URL('../models/starter', import.meta.url));
+const animals = 'fox bear wolf cat dog horse cow goat sheep pig hen duck frog mouse owl bee'.split(' ');
+const model = await loadModel(directory, { maxBatch: animals.length });
+
+const results = await Promise.all(animals.map((animal) => model.complete(`The little ${animal} said`, { maxTokens: 24, ignoreEos: true })));
+
+for (const [i, { text }] of results.entries()) console.log(`The little ${animals[i]} said${text.replaceAll('\n', ' ')}`);
+const tokens = results.reduce((sum, { usage }) => sum + usage.completionTokens, 0);
+const { steps, largestBatch } = model.stats;
+console.log(`${tokens} tokens in ${steps} steps, up to ${largestBatch} sequences in one`);
 await model.close();

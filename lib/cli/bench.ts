@@ -2,14 +2,17 @@
 import fs from 'node:fs/promises';
 import os from 'node:os';
 import type { Command } from 'commander';
-import { loadModel, type Model } from '../model';
+import { ChaiError } from '../errors';
+import type { Model } from '../model';
 import { version } from '../version';
 import { bytes, milliseconds, rate, saving, table } from './format';
+import { withModel, write } from './load';
+import { type BatchCase, measureBatches, measureSingles, type Plan, roundsOf, type SingleCase, type Summary } from './measure';
 import { addLoadOptions, count, counts, type LoadFlags, loadOptions } from './options';
-import { loadingBar } from './progress';
+import { countingBar } from './progress';
 
 interface Flags extends LoadFlags {
-  prompt: number[];
+  prompt?: number[];
   generate: number;
   rounds: number;
   batch: number[];
@@ -17,172 +20,138 @@ interface Flags extends LoadFlags {
   out?: string;
 }
 
-interface Summary {
-  median: number;
-  min: number;
-  max: number;
+interface Report {
+  chaiLlm: string;
+  node: string;
+  platform: string;
+  date: string;
+  cpu: string;
+  device: string;
+  model: { directory: string } & Model['config'];
+  rounds: number;
+  generate: number;
+  single: SingleCase[];
+  batched: BatchCase[];
+  loadAverage: { before: number[]; after: number[] };
 }
 
-/** One prompt length under one kind of attention. */
-interface Case {
-  attention: string;
-  promptTokens: number;
-  promptTokensPerSecond: Summary;
-  firstTokenMs: Summary;
-  decodeTokensPerSecond: Summary;
-  cacheBytes: number;
-  denseCacheBytes: number;
-}
+const usualPrompts = [128, 512];
+const pageTokens = 64; // the K/V cache is held in pages of so many tokens
 
-/** Concurrent generate calls. */
-interface BatchCase {
-  attention: string;
-  sequences: number;
-  tokensPerSecond: Summary;
-  steps: number;
-  largestBatch: number;
-}
-
-export function addBench(program: Command): void {
+export function addBench(program: Command): Command {
   const command = program
     .command('bench')
     .description('measure prompt and generation speed and the K/V cache, dense beside clustered')
     .argument('<model>', 'model directory')
-    .option('--prompt <lengths>', 'prompt lengths in tokens', counts, [32, 128])
-    .option('--generate <tokens>', 'tokens to generate after each prompt', count, 32)
-    .option('--batch <counts>', 'concurrent generate calls', counts, [1, 4, 16])
+    .option('--prompt <lengths>', `prompt lengths in tokens (default: of ${usualPrompts} those that fit the context)`, counts)
+    .option('--generate <tokens>', 'tokens to generate after each prompt', count, 64)
+    .option('--batch <counts>', 'concurrent generate calls, with the shortest prompt', counts, [1, 4, 16])
     .option('--rounds <count>', 'measured rounds, after one to warm up', count, 5);
-  addLoadOptions(command)
+  return addLoadOptions(command)
     .option('--json', 'print the whole report as JSON')
     .option('--out <file>', 'also write the report as JSON to a file')
     .addHelpText(
       'after',
-      '\nExamples:\n  chai-llm bench ./model\n  chai-llm bench ./model --prompt 128,512,2048 --generate 64 --threads 1 --out result.json',
+      `
+Each prompt length is also the depth at which decoding starts. Prompts are new random tokens in each round; dense and clustered rounds
+take turns. "prefill" and "decode" are steps of the engine alone; "seen" counts from the first token on, as the caller gets them. The
+second table counts the generated tokens of all calls over wall time, prompts included. Shown are medians, and (min-max).
+1 kB = 1000 B. On a shared machine use --threads 1 and mind the load average.
+
+Examples:
+  chai-llm bench ./model
+  chai-llm bench ./model --prompt 128,512,2048 --generate 64 --threads 1 --out result.json
+  chai-llm bench ./model --batch 1,16 --rounds 9 --json`,
     )
     .action(run);
 }
 
 async function run(directory: string, flags: Flags): Promise<void> {
-  const bar = loadingBar();
-  const model = await loadModel(directory, { ...loadOptions(flags), onProgress: bar.report }).finally(bar.end);
+  const { inspectModel } = await import('../index.js');
+  const context = flags.contextLength ?? (await inspectModel(directory)).config.contextLength;
+  const prompts = choosePrompts(flags, context);
+  const options = { ...loadOptions(flags), ...poolFor(prompts, flags, context) };
+  await withModel(directory, options, async (model) => {
+    const report = await measure(directory, model, prompts, flags);
+    const json = `${JSON.stringify(report, null, 2)}\n`;
+    if (flags.out) await fs.writeFile(flags.out, json);
+    await write(flags.json ? json : `${show(report)}\n`);
+  });
+}
+
+/** A length that would be cut short by the context is refused: its figures would be of something else. */
+function choosePrompts({ prompt, generate }: Flags, context: number): number[] {
+  const most = context - generate;
+  if (most < 1)
+    throw new ChaiError('OPTION_INVALID', `--generate ${generate} leaves no room for a prompt: the context holds ${context} tokens`);
+  const long = prompt?.find((length) => length > most);
+  if (long)
+    throw new ChaiError('OPTION_INVALID', `--prompt ${long} and --generate ${generate} do not fit: the context holds ${context} tokens`);
+  const fitting = prompt ?? usualPrompts.filter((length) => length <= most);
+  return fitting.length > 0 ? fitting : [most];
+}
+
+/** Room for all concurrent calls at once: a pool that is too small would measure waiting. */
+function poolFor(prompts: number[], { batch, generate }: Flags, context: number) {
+  const calls = Math.max(...batch);
+  const pages = (tokens: number) => Math.ceil(tokens / pageTokens) * pageTokens;
+  return { maxBatch: calls, cacheTokens: Math.max(pages(context), calls * pages((prompts[0] ?? 1) + generate)) };
+}
+
+async function measure(directory: string, model: Model, prompts: number[], flags: Flags): Promise<Report> {
+  const kinds = model.attention === 'dense' ? ['dense'] : ['dense', model.attention];
+  const before = os.loadavg();
+  const plan: Plan = {
+    kinds,
+    prompts,
+    calls: flags.batch,
+    generate: flags.generate,
+    rounds: flags.rounds,
+    onRound: (what) => bar.step(what),
+  };
+  const bar = countingBar(roundsOf(plan));
   try {
-    const kinds = model.attention === 'dense' ? ['dense'] : ['dense', model.attention];
-    const loadBefore = os.loadavg();
-    const report = {
+    const single = await measureSingles(model, plan);
+    const batched = await measureBatches(model, plan);
+    return {
       chaiLlm: version,
       node: process.version,
+      platform: `${process.platform} ${process.arch}`,
       date: new Date().toISOString(),
-      cpu: os.cpus()[0]?.model,
+      cpu: os.cpus()[0]?.model ?? 'unknown',
       device: model.deviceDescription,
       model: { directory, ...model.config },
       rounds: flags.rounds,
       generate: flags.generate,
-      single: await singles(model, kinds, flags),
-      batched: await batches(model, kinds, flags),
-      loadAverage: { before: loadBefore, after: os.loadavg() },
+      single,
+      batched,
+      loadAverage: { before, after: os.loadavg() },
     };
-    if (flags.out) await fs.writeFile(flags.out, `${JSON.stringify(report, null, 2)}\n`);
-    process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : `${show(report)}\n`);
   } finally {
-    await model.close();
+    bar.end();
   }
 }
 
-const summary = (values: number[]): Summary => {
-  const sorted = values.toSorted((a, b) => a - b);
-  return { median: sorted[sorted.length >> 1] ?? 0, min: sorted[0] ?? 0, max: sorted.at(-1) ?? 0 };
-};
+const range = ({ median, min, max }: Summary, form: (value: number) => string) => `${form(median)} (${form(min)}-${form(max)})`;
 
-/** New ids each round, so that nothing can be remembered. */
-const randomIds = (model: Model, length: number) => Array.from({ length }, () => Math.floor(Math.random() * model.config.vocabularySize));
-
-const attentionOf = (kind: string) => (kind === 'dense' ? { attention: 'dense' } : undefined);
-
-async function singles(model: Model, kinds: string[], flags: Flags): Promise<Case[]> {
-  const cases: Case[] = [];
-  for (const promptTokens of flags.prompt) {
-    const samples = new Map(
-      kinds.map((kind) => [kind, { prompt: [] as number[], first: [] as number[], decode: [] as number[], held: 0, dense: 0 }]),
-    );
-    for (let round = 0; round <= flags.rounds; ++round)
-      for (const [kind, sample] of samples) {
-        const session = await model.createSession(attentionOf(kind));
-        const generation = session.generate(randomIds(model, promptTokens), { maxTokens: flags.generate, ignoreEos: true });
-        await generation.text();
-        const { keys, values, denseKeys, denseValues } = session.cacheBytes;
-        await session.close();
-        if (round === 0 || !generation.timings) continue;
-        sample.prompt.push(generation.timings.promptTokensPerSecond);
-        sample.first.push(generation.timings.timeToFirstTokenMs);
-        sample.decode.push(generation.timings.decodeTokensPerSecond);
-        Object.assign(sample, { held: keys + values, dense: denseKeys + denseValues });
-      }
-    for (const [attention, { prompt, first, decode, held, dense }] of samples)
-      cases.push({
-        attention,
-        promptTokens,
-        promptTokensPerSecond: summary(prompt),
-        firstTokenMs: summary(first),
-        decodeTokensPerSecond: summary(decode),
-        cacheBytes: held,
-        denseCacheBytes: dense,
-      });
-  }
-  return cases;
-}
-
-async function batches(model: Model, kinds: string[], flags: Flags): Promise<BatchCase[]> {
-  const cases: BatchCase[] = [];
-  const prompt = flags.prompt[0] ?? 32;
-  for (const sequences of flags.batch)
-    for (const attention of kinds) {
-      const rates: number[] = [];
-      const before = model.stats;
-      for (let round = 0; round <= flags.rounds; ++round) {
-        const started = performance.now();
-        const one = async () => {
-          const session = await model.createSession(attentionOf(attention));
-          await session.complete(randomIds(model, prompt), { maxTokens: flags.generate, ignoreEos: true });
-          await session.close();
-        };
-        await Promise.all(Array.from({ length: sequences }, one));
-        if (round > 0) rates.push((sequences * flags.generate * 1000) / (performance.now() - started));
-      }
-      const { steps, largestBatch } = model.stats;
-      cases.push({
-        attention,
-        sequences,
-        tokensPerSecond: summary(rates),
-        steps: Math.round((steps - before.steps) / (flags.rounds + 1)),
-        largestBatch,
-      });
-    }
-  return cases;
-}
-
-function show(report: { device: string; loadAverage: { before: number[] }; single: Case[]; batched: BatchCase[] }): string {
-  const singleRows = report.single.map((c) => [
-    c.attention,
-    String(c.promptTokens),
-    rate(c.promptTokensPerSecond.median),
-    milliseconds(c.firstTokenMs.median),
-    rate(c.decodeTokensPerSecond.median),
-    `${rate(c.decodeTokensPerSecond.min)}-${rate(c.decodeTokensPerSecond.max)}`,
-    bytes(c.cacheBytes),
-    saving(c.cacheBytes, c.denseCacheBytes),
-  ]);
-  const batchRows = report.batched.map((c) => [
-    c.attention,
-    String(c.sequences),
-    rate(c.tokensPerSecond.median),
-    String(c.steps),
-    String(c.largestBatch),
-  ]);
+function show({ chaiLlm, node, platform, cpu, device, model, rounds, generate, single, batched, loadAverage }: Report): string {
+  const loads = (values: number[]) => values.map((value) => value.toFixed(2)).join(' ');
+  const singleRows = single.map(({ attention, promptTokens, prefill, firstTokenMs, decode, seen, cacheBytes }) => {
+    const [held, dense] = [cacheBytes.keys + cacheBytes.values, cacheBytes.denseKeys + cacheBytes.denseValues];
+    const speeds = [range(prefill, rate), milliseconds(firstTokenMs.median), range(decode, rate), range(seen, rate)];
+    return [attention, String(promptTokens), ...speeds, bytes(held), saving(held, dense)];
+  });
+  const batchRows = batched.map(({ attention, calls, aggregate, stepsPerRound, rowsPerStep, largestBatch }) => {
+    return [attention, String(calls), range(aggregate, rate), stepsPerRound.toFixed(0), rowsPerStep.toFixed(1), String(largestBatch)];
+  });
   return [
-    `${report.device} · load average ${report.loadAverage.before.map((x) => x.toFixed(2)).join(' ')}`,
+    `chai-llm ${chaiLlm}, Node ${node}, ${platform}, ${cpu}`,
+    `${device}, load average ${loads(loadAverage.before)} before, ${loads(loadAverage.after)} after`,
+    `${model.directory}: ${rounds} rounds, ${generate} tokens generated after each prompt`,
+    ...(single.some(({ attention }) => attention !== 'dense') ? [] : ['no head plan in use: dense attention only']),
     '',
-    table([['attention', 'prompt', 'prompt tok/s', 'first token', 'decode tok/s', 'min-max', 'K/V cache', 'saved'], ...singleRows]),
+    table([['attention', 'prompt', 'prefill tok/s', 'first token', 'decode tok/s', 'seen tok/s', 'K/V cache', 'to dense'], ...singleRows]),
     '',
-    table([['attention', 'calls at once', 'tokens/s in all', 'steps a round', 'largest batch'], ...batchRows]),
+    table([['attention', 'calls', 'tok/s in all', 'steps a round', 'rows a step', 'largest batch'], ...batchRows]),
   ].join('\n');
 }

@@ -4,11 +4,11 @@ import { text as readAll } from 'node:stream/consumers';
 import type { Command } from 'commander';
 import { ChaiError } from '../errors';
 import type { Generation } from '../generation';
-import { loadModel, type Model } from '../model';
-import type { CacheBytes } from '../session';
-import { bytes, milliseconds, rate, saving } from './format';
+import type { Model } from '../model';
+import type { Session } from '../session';
+import { statsLine } from './format';
+import { interrupted, withModel, write } from './load';
 import { addGenerateOptions, addLoadOptions, type GenerateFlags, generateOptions, type LoadFlags, loadOptions } from './options';
-import { loadingBar } from './progress';
 
 interface Flags extends LoadFlags, GenerateFlags {
   file?: string;
@@ -17,95 +17,87 @@ interface Flags extends LoadFlags, GenerateFlags {
   json?: boolean;
 }
 
-export function addGenerate(program: Command): void {
+export function addGenerate(program: Command): Command {
   const command = program
     .command('generate')
     .description('write text after a prompt')
     .argument('<model>', 'model directory')
-    .argument('[prompt...]', 'the prompt; without it, standard input or --file')
+    .argument('[prompt...]', 'the prompt; without it, --file or standard input')
     .option('--file <path>', 'read the prompt from a file')
     .option('--chat', "treat the prompt as a user's message and apply the model's chat template");
-  addGenerateOptions(addLoadOptions(command))
-    .option('--stats', 'end with one line on speed and K/V cache')
-    .option('--json', 'print one JSON object instead of text')
+  return addGenerateOptions(addLoadOptions(command))
+    .option('--stats', 'end with one line on speed and K/V cache, on standard error (1 kB = 1000 B)')
+    .option('--json', 'print one JSON object instead of text: text, usage, timings, finishReason, attention, cacheBytes')
     .addHelpText(
       'after',
       `
+The text goes to standard output as it comes, with the prompt before it when that is a terminal. The line break that ends a file or
+piped text is not part of the prompt. Ctrl-C ends the generation, keeps what there is, and exits with 130.
+
 Examples:
   chai-llm generate ./model "Once upon a time"
   chai-llm generate ./model --file prompt.txt --max-tokens 200 --temperature 0.8 --seed 7
   echo "Dear Sir," | chai-llm generate ./model --attention dense --stats
-  chai-llm generate ./model --chat "What is a head map?" --json`,
+  chai-llm generate ./model --chat "What is a head map?" --stop "." --json`,
     )
     .action(run);
 }
 
 async function run(directory: string, words: string[], flags: Flags): Promise<void> {
   const prompt = await readPrompt(words, flags.file);
-  const model = await load(directory, flags);
-  const stop = new AbortController();
-  const interrupt = () => stop.abort();
-  process.once('SIGINT', interrupt);
-  try {
+  await withModel(directory, loadOptions(flags), async (model) => {
     const session = await model.createSession();
     const generation = session.generate(flags.chat ? { messages: [{ role: 'user', content: prompt }] } : prompt, generateOptions(flags));
-    stop.signal.addEventListener('abort', () => generation.stop(), { once: true });
-    const text = await stream(generation, !flags.json, flags.chat ? '' : prompt);
-    report(model, generation, session.cacheBytes, text, flags);
-    if (stop.signal.aborted) process.exitCode = 130;
-  } finally {
-    process.off('SIGINT', interrupt);
-    await model.close();
-  }
-}
-
-async function load(directory: string, flags: Flags): Promise<Model> {
-  const bar = loadingBar();
-  try {
-    return await loadModel(directory, { ...loadOptions(flags), onProgress: bar.report });
-  } finally {
-    bar.end();
-  }
+    const interrupt = () => {
+      process.exitCode = interrupted;
+      generation.stop();
+    };
+    process.on('SIGINT', interrupt); // to the end: a late one must not cut the clean-up short
+    const text = await stream(generation, flags, prompt);
+    await report(model, session, generation, text, flags);
+  });
 }
 
 async function readPrompt(words: string[], file: string | undefined): Promise<string> {
+  if (words.length > 0 && file !== undefined)
+    throw new ChaiError('OPTION_INVALID', 'give the prompt either as an argument or with --file, not both');
   if (words.length > 0) return words.join(' ');
-  if (file !== undefined)
-    return fs.readFile(file, 'utf8').catch((error) => {
-      throw new ChaiError('OPTION_INVALID', `--file: cannot read ${file}: ${(error as Error).message}`);
-    });
+  const text = file === undefined ? await readPipe() : await readFile(file);
+  return text.replace(/\r?\n$/, '');
+}
+
+async function readPipe(): Promise<string> {
   if (process.stdin.isTTY) throw new ChaiError('OPTION_INVALID', 'no prompt: give it as an argument, with --file, or through a pipe');
   return readAll(process.stdin);
 }
 
-/** Writes tokens as they come; the prompt first, so that a terminal shows the whole text. */
-async function stream(generation: Generation, show: boolean, prompt: string): Promise<string> {
+async function readFile(file: string): Promise<string> {
+  return fs.readFile(file, 'utf8').catch((error) => {
+    throw new ChaiError('OPTION_INVALID', `--file: cannot read ${file}: ${(error as Error).message}`, { cause: error });
+  });
+}
+
+/** Writes tokens as they come; the prompt first where a person would miss it. */
+async function stream(generation: Generation, { json, chat }: Flags, prompt: string): Promise<string> {
   let text = '';
-  const write = (piece: string) =>
-    new Promise<void>((resolve) => (process.stdout.write(piece) ? resolve() : process.stdout.once('drain', resolve)));
-  if (show && process.stdout.isTTY) await write(prompt);
+  if (!json && !chat && process.stdout.isTTY) await write(prompt);
   for await (const token of generation) {
     text += token.text;
-    if (show && token.text) await write(token.text);
+    if (!json && token.text) await write(token.text);
   }
-  if (show) await write('\n');
+  if (!json) await write('\n');
   return text;
 }
 
-function report(model: Model, { usage, timings, finishReason }: Generation, cache: CacheBytes, text: string, flags: Flags): void {
-  if (flags.json) {
-    process.stdout.write(`${JSON.stringify({ text, usage, timings, finishReason, attention: model.attention, cacheBytes: cache })}\n`);
-    return;
-  }
-  if (!flags.stats || !usage || !timings) return;
-  const [held, dense] = [cache.keys + cache.values, cache.denseKeys + cache.denseValues];
-  const parts = [
-    `${usage.completionTokens} tokens`,
-    `${rate(timings.decodeTokensPerSecond)} tokens/s`,
-    `first token ${milliseconds(timings.timeToFirstTokenMs)}`,
-    `K/V cache ${bytes(held)} (dense ${bytes(dense)}, ${saving(held, dense)})`,
-    model.attention,
-    model.deviceDescription,
-  ];
-  process.stderr.write(`${parts.join(' · ')}\n`);
+async function report(
+  model: Model,
+  session: Session,
+  { usage, timings, finishReason }: Generation,
+  text: string,
+  flags: Flags,
+): Promise<void> {
+  const { cacheBytes } = session;
+  if (flags.json) await write(`${JSON.stringify({ text, usage, timings, finishReason, attention: model.attention, cacheBytes })}\n`);
+  if (flags.stats && usage && timings)
+    process.stderr.write(`${statsLine(usage, timings, cacheBytes, [model.attention, model.deviceDescription])}\n`);
 }

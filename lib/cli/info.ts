@@ -1,7 +1,9 @@
 // `chai-llm info`: what a model directory holds and will take, and which devices there are. In: a directory. Out: text or JSON.
 import type { Command } from 'commander';
-import { devices, inspectModel, type ModelInfo } from '../inspect';
+import { ChaiError } from '../errors';
+import type { Device, HeadPlan, ModelInfo } from '../index';
 import { bytes, saving, table } from './format';
+import { write } from './load';
 import { count } from './options';
 
 interface Flags {
@@ -10,67 +12,108 @@ interface Flags {
   json?: boolean;
 }
 
-export function addInfo(program: Command): void {
-  program
+const pageTokens = 64; // the K/V cache is held in pages of so many tokens
+
+export function addInfo(program: Command): Command {
+  return program
     .command('info')
     .description('show what a model is and the memory it will take, and the devices found')
     .argument('[model]', 'model directory')
-    .option('--context-length <tokens>', "tokens to plan memory for (default: the model's)", count)
-    .option('--devices', 'only the devices')
-    .option('--json', 'machine-readable')
+    .option('--context-length <tokens>', "tokens of one session to plan memory for (default: the model's context)", count)
+    .option('--devices', 'only the devices; needs no model')
+    .option('--json', 'print one JSON object: model, memory, devices')
     .addHelpText(
       'after',
-      '\nExamples:\n  chai-llm info ./model\n  chai-llm info ./model --context-length 2048 --json\n  chai-llm info --devices',
+      `
+Memory is in decimal units (1 kB = 1000 B) and counts whole pages of ${pageTokens} tokens. "clustered" is what the model's head plan keeps.
+
+Examples:
+  chai-llm info ./model
+  chai-llm info ./model --context-length 2048 --json
+  chai-llm info --devices`,
     )
     .action(run);
 }
 
 async function run(directory: string | undefined, flags: Flags): Promise<void> {
+  if (directory === undefined && !flags.devices) throw new ChaiError('OPTION_INVALID', 'info needs a model directory, or --devices');
+  const { devices, inspectModel } = await import('../index.js');
   const info = directory === undefined || flags.devices ? undefined : await inspectModel(directory);
+  const found = devices();
   const tokens = flags.contextLength ?? info?.config.contextLength ?? 0;
-  if (flags.json) {
-    const { headPlan, ...rest } = info ?? {};
-    process.stdout.write(`${JSON.stringify({ model: info && { ...rest, headPlan, tokens }, devices: devices() }, null, 2)}\n`);
-    return;
-  }
-  if (info) process.stdout.write(`${describe(info)}\n\n${memory(info, tokens)}\n\n`);
-  for (const device of devices())
-    process.stdout.write(
-      device.usable
-        ? `${device.id}: ${device.name}, ${device.detail}, ${bytes(device.freeBytes)} of ${bytes(device.totalBytes)} free\n`
-        : `${device.id}: not usable: ${device.reason}\n`,
+  if (info && tokens > info.config.contextLength)
+    throw new ChaiError(
+      'OPTION_INVALID',
+      `--context-length ${tokens} is more than the ${info.config.contextLength} tokens the model was made for`,
     );
+  if (flags.json) return write(`${JSON.stringify({ model: info, memory: info && memory(info, tokens), devices: found }, null, 2)}\n`);
+  const parts = [...(info ? [describe(info), showPlan(info.headPlan), showMemory(info, tokens)] : []), showDevices(found)];
+  await write(`${parts.join('\n\n')}\n`);
 }
 
 function describe(info: ModelInfo): string {
-  const { config, headPlan } = info;
-  const lines = [
+  const { config } = info;
+  const files = `${info.files.length} ${info.files.length === 1 ? 'file' : 'files'}`;
+  const lines: [string, string][] = [
+    ['model', info.directory],
     ['architecture', config.architecture],
-    [
-      'parameters',
-      `${(info.parameters / 1e6).toFixed(1)} M, ${info.weightTypes.join(' and ')}, ${bytes(info.weightBytes)} in ${info.files.length} file(s)`,
-    ],
-    ['layers', `${config.layers}, hidden size ${config.hiddenSize}`],
+    ['parameters', `${(info.parameters / 1e6).toFixed(info.parameters < 1e8 ? 2 : 0)} M`],
+    ['weights', `${info.weightTypes.join(' and ')}, ${bytes(info.weightBytes)} in ${files}`],
+    ['layers', `${config.layers}, hidden size ${config.hiddenSize}, feed-forward size ${config.intermediateSize}`],
     ['heads', `${config.heads} query, ${config.keyValueHeads} key/value, size ${config.headDim}`],
-    ['vocabulary', `${config.vocabularySize}, chat template: ${info.hasChatTemplate ? 'yes' : 'no'}`],
+    ['vocabulary', `${config.vocabularySize} tokens`],
     ['context', `${config.contextLength} tokens${config.slidingWindow ? `, sliding window ${config.slidingWindow}` : ''}`],
-    [
-      'head plan',
-      headPlan
-        ? `${headPlan.method}, clusters a layer: ${headPlan.layers.map((l) => l.clusters ?? l.map?.queryOfScore.length ?? '?').join(' ')}`
-        : 'none (dense)',
-    ],
+    ['chat template', info.hasChatTemplate ? 'yes' : 'no'],
   ];
-  return lines.map(([name, value]) => `${name?.padEnd(13)}${value}`).join('\n');
+  return lines.map(([name, value]) => `${name.padEnd(15)}${value}`).join('\n');
 }
 
-function memory(info: ModelInfo, tokens: number): string {
-  const rows = Object.entries(info.cacheBytesPerToken).map(([type, { dense, clustered }]) => [
-    type,
-    bytes(dense * tokens),
-    clustered === undefined ? '-' : bytes(clustered * tokens),
+/** Layers that share a geometry stand on one line. */
+function showPlan(plan: HeadPlan | undefined): string {
+  if (!plan) return 'head plan      none: attention is dense';
+  const { method, clustering = 'kmeans', warmupTokens = 5, warmupStart = 0 } = plan;
+  const online = `${clustering}, ${warmupTokens} warm-up tokens from token ${warmupStart}`;
+  const geometry = plan.layers.map((layer) =>
+    layer.map
+      ? `${layer.map.queryOfScore.length} score slots, ${layer.map.keptKeys.length} key and ${layer.map.keptValues.length} value heads kept`
+      : `${layer.clusters ?? new Set(layer.clusterOf).size} clusters${layer.keyHeads ? `, at most ${layer.keyHeads} key heads` : ''}`,
+  );
+  const starts = geometry.flatMap((text, i) => (text === geometry[i - 1] ? [] : [i]));
+  const rows = starts.map((start, i) => {
+    const last = (starts[i + 1] ?? geometry.length) - 1;
+    return `  ${(last > start ? `layers ${start}-${last}` : `layer ${start}`).padEnd(13)}${geometry[start]}`;
+  });
+  return [`head plan      ${method}${method === 'chai' ? ` (${online})` : ''}`, ...rows].join('\n');
+}
+
+/** Bytes for one session of `tokens` tokens, by cache type. */
+function memory(info: ModelInfo, tokens: number) {
+  const held = Math.ceil(tokens / pageTokens) * pageTokens;
+  const cache = Object.entries(info.cacheBytesPerToken).map(([cacheType, { dense, clustered }]) => ({
+    cacheType,
+    dense: dense * held,
+    clustered: clustered === undefined ? undefined : clustered * held,
+    withWeights: info.weightBytes + (clustered ?? dense) * held,
+  }));
+  return { contextLength: tokens, weights: info.weightBytes, cache };
+}
+
+function showMemory(info: ModelInfo, tokens: number): string {
+  const rows = memory(info, tokens).cache.map(({ cacheType, dense, clustered, withWeights }) => [
+    cacheType,
+    bytes(dense),
+    clustered === undefined ? '-' : bytes(clustered),
     clustered === undefined ? '-' : saving(clustered, dense),
-    bytes(info.weightBytes + (clustered ?? dense) * tokens),
+    bytes(withWeights),
   ]);
-  return table([[`K/V cache of ${tokens} tokens`, 'dense', 'clustered', 'saved', 'with weights'], ...rows]);
+  return table([[`K/V cache of ${tokens} tokens`, 'dense', 'clustered', 'change', 'with weights'], ...rows]);
+}
+
+function showDevices(found: Device[]): string {
+  const lines = found.map(({ id, name, detail, usable, reason, freeBytes, totalBytes }) =>
+    usable ? `${id}: ${name}, ${detail}, ${bytes(freeBytes)} of ${bytes(totalBytes)} free` : `${id}: not used: ${reason}`,
+  );
+  if (!found.some(({ id }) => id.startsWith('cuda')))
+    lines.push('cuda: not used: this build lists no CUDA device (it holds no CUDA code, or there is no GPU)');
+  return lines.join('\n');
 }

@@ -1,23 +1,42 @@
 #!/usr/bin/env node
-// The command line: one room a command, registered here. In: arguments. Out: exit code 0 done, 1 failed, 2 wrong usage.
+// The command line: one file a command, registered in one table. In: arguments. Out: exit code 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.
 import { Command, CommanderError } from 'commander';
-import { ChaiError, toChaiError } from '../errors';
+import { ChaiError } from '../errors';
 import { version } from '../version';
 import { addBench } from './bench';
 import { addChat } from './chat';
 import { addGenerate } from './generate';
 import { addInfo } from './info';
 
+const commands: ((program: Command) => Command)[] = [addGenerate, addChat, addInfo, addBench];
+
+const hint = '(add --help for the options)';
+
 function build(): Command {
   const program = new Command('chai-llm')
     .description('Language models in Node.js with Clustered Head Attention')
     .version(version)
     .option('--verbose', 'show where an error arose')
-    .showHelpAfterError('(add --help for the options)')
-    .exitOverride();
-  for (const add of [addGenerate, addChat, addInfo, addBench]) add(program);
-  for (const command of program.commands) command.exitOverride().showHelpAfterError('(add --help for the options)');
+    .addHelpText(
+      'after',
+      '\nExamples:\n  chai-llm generate ./model "Once upon a time" --stats\n  chai-llm info ./model\n  chai-llm bench --help',
+    );
+  const all = [program, ...commands.map((add) => add(program))];
+  for (const command of all)
+    command
+      .exitOverride()
+      .showHelpAfterError(hint)
+      .configureHelp({ showGlobalOptions: true })
+      .configureOutput({ outputError: (text, print) => print(text.replace(/^error: /, 'error OPTION_INVALID: ')) });
   return program;
+}
+
+/** Errors of the system keep their own code (ENOSPC, EACCES): they say more than any of ours. */
+function describe(error: unknown): { code: string; message: string; stack?: string } {
+  const { code, message, stack } = (error ?? {}) as { code?: unknown; message?: unknown; stack?: string };
+  const name = typeof code === 'string' ? code : 'UNEXPECTED';
+  const line = (typeof message === 'string' ? message : String(error)).split('\n')[0] ?? '';
+  return { code: name, message: line.startsWith(`${name}: `) ? line.slice(name.length + 2) : line, stack };
 }
 
 function fail(error: unknown, verbose: boolean): void {
@@ -25,13 +44,18 @@ function fail(error: unknown, verbose: boolean): void {
     process.exitCode = error.exitCode === 0 ? 0 : 2;
     return;
   }
-  const known = toChaiError(error);
-  process.stderr.write(`error ${known.code}: ${known.message}\n${verbose ? `${known.stack}\n` : ''}`);
-  process.exitCode = known instanceof ChaiError && known.code === 'OPTION_INVALID' ? 2 : 1;
+  const { code, message, stack } = describe(error);
+  const usage = error instanceof ChaiError && code === 'OPTION_INVALID';
+  process.stderr.write(`error ${code}: ${message}\n${usage ? `${hint}\n` : ''}${verbose && stack ? `${stack}\n` : ''}`);
+  process.exitCode = usage ? 2 : 1;
 }
 
-// A reader that went away (such as `| head`) ends the program quietly.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+// A reader that went away (such as `| head`) ends the program quietly; a full disk does not.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') fail(error, false);
+  process.exit(error.code === 'EPIPE' ? 0 : 1);
+});
+process.stderr.on('error', () => {});
 
 const program = build();
 program.parseAsync().catch((error) => fail(error, program.opts().verbose === true));

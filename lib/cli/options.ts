@@ -2,22 +2,22 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { GenerateOptions, LoadOptions } from '../options';
 
-function number(text: string): number {
+export function number(text: string): number {
   const value = Number(text);
-  if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Not a number.');
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Not a number.');
   return value;
 }
 
-/** A list such as `128,512`. */
-export function counts(text: string): number[] {
-  const list = text.split(',').map(Number);
-  if (!list.every((n) => Number.isInteger(n) && n > 0))
-    throw new InvalidArgumentError('Not a list of whole numbers above 0, such as 128,512.');
-  return list;
+/** A whole number above 0. */
+export function count(text: string): number {
+  const value = number(text);
+  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('Not a whole number above 0.');
+  return value;
 }
 
-export function count(text: string): number {
-  return counts(text).length === 1 ? Number(text) : Number.NaN;
+/** A list such as `128,512`, ascending, each once. */
+export function counts(text: string): number[] {
+  return [...new Set(text.split(',').map(count))].sort((a, b) => a - b);
 }
 
 export interface LoadFlags {
@@ -37,8 +37,8 @@ export function addLoadOptions(command: Command): Command {
         .choices(['auto', 'float32', 'float16', 'bfloat16'])
         .default('auto'),
     )
-    .option('--context-length <tokens>', 'tokens a session may hold', number)
-    .option('--threads <count>', 'compute threads (default: physical cores)', number);
+    .option('--context-length <tokens>', "tokens a session may hold (default: the model's)", count)
+    .option('--threads <count>', 'compute threads (default: physical cores)', count);
 }
 
 export function loadOptions({ device, attention, contextLength, cacheType, threads }: LoadFlags): LoadOptions {
@@ -59,18 +59,18 @@ export interface GenerateFlags {
 
 export function addGenerateOptions(command: Command): Command {
   return command
-    .option('--max-tokens <count>', 'tokens to generate at most', number)
+    .option('--max-tokens <count>', 'tokens to generate at most (default: until the context is full)', number)
     .option('--temperature <t>', '0: always the likeliest token', number, 0)
     .option('--top-k <k>', 'only the k likeliest tokens', number)
     .option('--top-p <p>', 'the likeliest tokens that together have probability p', number)
-    .option('--min-p <p>', 'only tokens at least p as likely as the likeliest', number)
+    .option('--min-p <p>', 'only tokens at least p times as likely as the likeliest', number)
     .option('--repetition-penalty <factor>', 'above 1: repeat less', number)
     .option('--seed <n>', 'the same seed gives the same text', number)
     .option('--stop <text>', 'text that ends the output (repeatable)', (text: string, all: string[] = []) => [...all, text])
     .option('--ignore-eos', 'go on past end-of-sequence tokens');
 }
 
-export function generateOptions(flags: GenerateFlags, signal?: AbortSignal): GenerateOptions {
+export function generateOptions(flags: GenerateFlags): GenerateOptions {
   const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos } = flags;
-  return { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos, signal };
+  return { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos };
 }

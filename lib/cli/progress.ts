@@ -1,25 +1,36 @@
-// A progress bar while a model loads, on terminals only. In: load progress. Out: a bar on standard error, or nothing.
+// Progress bars, on terminals only. In: what is done and what there is to do. Out: a bar on standard error, or nothing.
 import { SingleBar } from 'cli-progress';
 import type { LoadProgress } from '../options';
 import { bytes } from './format';
 
+function barOn(format: string): SingleBar {
+  return new SingleBar({ format, clearOnComplete: true, hideCursor: true, stream: process.stderr });
+}
+
 /** `report` goes to loadModel's onProgress; `end` removes the bar, also after a failure. */
 export function loadingBar(): { report: ((progress: LoadProgress) => void) | undefined; end(): void } {
   if (!process.stderr.isTTY) return { report: undefined, end: () => {} };
-  const bar = new SingleBar({
-    format: 'loading [{bar}] {percentage} % of {size} · {eta} s left',
-    clearOnComplete: true,
-    stream: process.stderr,
-  });
+  const bar = barOn('loading [{bar}] {done} of {size} · {speed}/s');
+  const started = performance.now();
   let shown = false;
   return {
     report: ({ loaded, total }) => {
-      if (!shown) bar.start(total, loaded, { size: bytes(total) });
+      const seconds = Math.max(0.001, (performance.now() - started) / 1000);
+      const fields = { done: bytes(loaded), size: bytes(total), speed: bytes(loaded / seconds) };
+      if (!shown) bar.start(total, loaded, fields);
       shown = true;
-      bar.update(loaded);
+      bar.update(loaded, fields);
     },
     end: () => {
       if (shown) bar.stop();
     },
   };
+}
+
+/** Counts units of a long measurement. */
+export function countingBar(total: number): { step(what: string): void; end(): void } {
+  if (!process.stderr.isTTY) return { step: () => {}, end: () => {} };
+  const bar = barOn('measuring [{bar}] {value} of {total} · {what}');
+  bar.start(total, 0, { what: '' });
+  return { step: (what) => bar.increment({ what }), end: () => bar.stop() };
 }
