@@ -14,13 +14,17 @@ namespace chai {
 EvaluateRequest::EvaluateRequest(std::shared_ptr<Sequence> of, const std::vector<int32_t>& ids, EvaluateResult result, int vocabulary,
                                  std::function<void(EvaluateOutcome)> done)
     : Request(std::move(of)), base_(sequence->length()), vocabulary_(vocabulary), result_(result), done_(std::move(done)) {
-  if (result == EvaluateResult::last) values_.resize(vocabulary);
-  if (result == EvaluateResult::all) values_.resize(ids.size() * size_t(vocabulary));
-  if (result == EvaluateResult::score) {
-    values_.assign(ids.size(), std::numeric_limits<float>::quiet_NaN());  // the first token of all has no probability
-    sequence->recompute_last();                                           // the first new token's score needs its logits
-  }
+  if (result == EvaluateResult::score) sequence->recompute_last();  // the first new token's score needs its logits
   sequence->tokens.insert(sequence->tokens.end(), ids.begin(), ids.end());
+}
+
+/// Not in the constructor: that runs on the caller's thread, and clearing hundreds of megabytes takes long.
+void EvaluateRequest::make_room() {
+  const size_t ids = size_t(sequence->length() - base_);
+  if (result_ == EvaluateResult::last) values_.resize(size_t(vocabulary_));
+  if (result_ == EvaluateResult::all) values_.resize(ids * size_t(vocabulary_));
+  if (result_ == EvaluateResult::score && values_.empty())
+    values_.assign(ids, std::numeric_limits<float>::quiet_NaN());  // the first token of all has no probability
 }
 
 bool EvaluateRequest::wants_logits(int position) const {
@@ -52,6 +56,7 @@ void EvaluateRequest::plan(Step& step, int row, int from, int count) {
 }
 
 void EvaluateRequest::collect(const Step&, Backend& backend, const Rows& logits) {
+  make_room();
   if (logit_count_ == 0) return;
   if (result_ == EvaluateResult::last) return backend.download_logits(logits, first_logit_, 1, values_.data());
   if (result_ == EvaluateResult::all) {

@@ -24,7 +24,7 @@ class Request {
   std::shared_ptr<Sequence> sequence;
   bool in_step = false;          // rows of it are in the step under way: only the scheduler may touch its sequence
   uint64_t order = 0;            // when it was submitted
-  std::exception_ptr interrupt;  // cancelled, closed or stopped meanwhile; handled when the step is over
+  std::exception_ptr interrupt;  // cancelled, closed or stopped meanwhile, or its results could not be fetched; handled after the step
 
   /// Whether rows of it may go into a step now.
   virtual bool runnable() const { return sequence->pending() > 0; }
@@ -53,12 +53,13 @@ class EvaluateRequest : public Request {
 
  private:
   bool wants_logits(int position) const;
+  void make_room();
 
   const int base_;  // tokens before this request
   const int vocabulary_;
   const EvaluateResult result_;
   std::function<void(EvaluateOutcome)> done_;
-  std::vector<float> values_;
+  std::vector<float> values_;                                   // sized with the first results
   int first_logit_ = 0, logit_count_ = 0, first_position_ = 0;  // of the step under way
 };
 

@@ -199,12 +199,25 @@ void Scheduler::keep_source_queries(const HeadPlan& plan) {
   }
 }
 
+/// A request whose results find no memory fails alone; the step itself is sound.
+void Scheduler::collect(const Step& step, Request& request) {
+  std::exception_ptr failure;
+  try {
+    request.collect(step, *machine_.backend, machine_.activations.logits);
+  } catch (const std::bad_alloc&) {
+    failure = std::make_exception_ptr(Error(Code::out_of_memory, "no memory for the logits; ask for fewer tokens at once"));
+  }
+  if (!failure) return;
+  const auto hold = lock();
+  if (!request.interrupt) request.interrupt = failure;
+}
+
 std::exception_ptr Scheduler::compute(Step& step, const std::vector<Part>& parts) {
   try {
     forward(*machine_.backend, machine_.loaded.weights, step, machine_.activations);
     for (const auto& part : parts) {
       if (part.finds_membership) part.request->sequence->cache->adopt_tables(*machine_.backend);
-      part.request->collect(step, *machine_.backend, machine_.activations.logits);
+      collect(step, *part.request);
     }
     return nullptr;
   } catch (const std::bad_alloc&) {

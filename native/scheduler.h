@@ -70,6 +70,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   void plan(Step& step, std::vector<Part>& parts, Callbacks& callbacks);
   void add(std::shared_ptr<Request> request, Step& step, std::vector<Part>& parts, Callbacks& callbacks);
   void keep_source_queries(const HeadPlan& plan);
+  void collect(const Step& step, Request& request);
   std::exception_ptr compute(Step& step, const std::vector<Part>& parts);
   void commit(const Step& step, std::vector<Part>& parts, std::exception_ptr error, double milliseconds, Callbacks& callbacks);
   void end(Request& request, std::exception_ptr error, Callbacks& callbacks);

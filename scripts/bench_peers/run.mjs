@@ -70,7 +70,7 @@ for (let round = 0; round <= Number(options.rounds); ++round) {
     side.cacheBytes = result.cacheBytes;
   }
 }
-for (const side of sides) side.process.child.disconnect();
+for (const { child } of new Set(sides.map((side) => side.process))) child.disconnect();
 
 const report = {
   what: 'CPU, same float16 weights, greedy, float16 K/V cache',
