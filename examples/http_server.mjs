@@ -17,11 +17,14 @@ async function readJson(request) {
     text += chunk;
     if (text.length > largestBody) throw new ChaiError('OPTION_INVALID', `the body is longer than ${largestBody} characters`);
   }
+  let body;
   try {
-    return JSON.parse(text);
+    body = JSON.parse(text);
   } catch {
     throw new ChaiError('OPTION_INVALID', 'the body is not valid JSON');
   }
+  if (typeof body !== 'object' || body === null) throw new ChaiError('OPTION_INVALID', 'the body must be a JSON object');
+  return body;
 }
 
 async function generate(request, response) {

@@ -32,10 +32,34 @@ export function readArchitecture(files: ModelFiles, contextLength?: number): Arc
   if (!build) throw fields.unsupported('model_type', Object.keys(architectures));
   if (fields.isSet('quantization_config')) throw fields.unsupported('quantization_config', []);
   if (fields.isSet('num_local_experts', 0, 1)) throw fields.unsupported('num_local_experts', []);
+  refuseOtherTasks(files);
   const trained = trainedContextLength(fields);
   if (contextLength !== undefined && contextLength > trained)
     throw new ChaiError('OPTION_INVALID', `contextLength ${contextLength} is more than the ${trained} tokens the model was made for`);
-  return build(files, contextLength);
+  const architecture = build(files, contextLength);
+  refuseUnusedTensors(architecture, files);
+  return architecture;
+}
+
+/** The same network under a classifier's head is no language model. */
+function refuseOtherTasks({ config }: ModelFiles): void {
+  const names = Array.isArray(config.architectures) ? config.architectures : [];
+  if (names.length === 0 || names.some((name) => /(ForCausalLM|LMHeadModel|Model)$/.test(String(name)))) return;
+  throw new Fields(config).unsupported('architectures', ['...ForCausalLM', '...Model']);
+}
+
+/** Buffers that old checkpoints store though they follow from the configuration. */
+const derived = /\.(rotary_emb\.inv_freq|masked_bias)$/;
+
+/** A weight within a layer that nobody reads (a norm of queries, a scale of quantised rows, an adapter) would make the text silently wrong. */
+function refuseUnusedTensors({ name, config, layers }: Architecture, files: ModelFiles): void {
+  const used = new Set(layers.flatMap((layer) => Object.values(layer).map(({ file, offset }) => `${file}:${offset}`)));
+  for (const tensor of files.tensors.values()) {
+    const layer = /(?:^|\.)layers\.(\d+)\./.exec(tensor.name)?.[1];
+    if (layer === undefined || Number(layer) >= config.layers || derived.test(tensor.name)) continue;
+    if (!used.has(`${tensor.file}:${tensor.offset}`))
+      throw new ChaiError('UNSUPPORTED_MODEL', `tensor ${tensor.name} is no part of the ${name} network that config.json describes`);
+  }
 }
 
 function trainedContextLength(fields: Fields): number {

@@ -55,6 +55,16 @@ export class Fields {
     if (this.isSet(name, ...supported)) throw this.unsupported(name, supported);
   }
 
+  /** Throws UNSUPPORTED_MODEL at the first field with a value that is not among these names. */
+  refuseOthers(names: readonly string[]): void {
+    for (const name of Object.keys(this.object)) if (!names.includes(name) && this.isSet(name)) throw this.unsupported(name, []);
+  }
+
+  /** Whether the object has no field at all. */
+  get isEmpty(): boolean {
+    return Object.keys(this.object).length === 0;
+  }
+
   unsupported(name: string, supported: unknown[]): ChaiError {
     const list = supported.length > 0 ? `; supported: ${supported.map((value) => JSON.stringify(value)).join(', ')}` : '';
     const value = JSON.stringify(this.object[name])?.slice(0, 200);

@@ -1,5 +1,6 @@
 // One running generation as an async iterator of tokens. In: a prepared native generation and a text stream. Out: tokens, then totals.
 import type { NativeGeneration, NativeTokens } from './binding';
+import { unlessAborted } from './cancel';
 import { abortError, ChaiError, toChaiError } from './errors';
 import type { CheckedGenerateOptions } from './options';
 import { StopStrings } from './text_stream';
@@ -58,11 +59,12 @@ export class Generation implements AsyncIterableIterator<Token> {
   timings: Timings | undefined;
 
   readonly #tokens: AsyncGenerator<Token, void, void>;
-  #stop: (() => void) | undefined;
+  /** Fires when no more tokens are wanted, for whatever reason. */
+  readonly #halt = new AbortController();
   #stopped = false;
 
-  /** @internal */
-  constructor(start: () => Promise<Started>, options: CheckedGenerateOptions, stack: string) {
+  /** @internal `start` begins the work; it gives up, freeing all it took, when its signal fires. */
+  constructor(start: (halt: AbortSignal) => Promise<Started>, options: CheckedGenerateOptions, stack: string) {
     this.#tokens = this.#run(start, options, stack);
   }
 
@@ -73,16 +75,18 @@ export class Generation implements AsyncIterableIterator<Token> {
     return this.#tokens.next();
   }
   return(): Promise<IteratorResult<Token, void>> {
+    this.stop(); // else a pending next() would first run to its token, through a long prompt perhaps
     return this.#tokens.return();
   }
   throw(error: unknown): Promise<IteratorResult<Token, void>> {
+    this.stop();
     return this.#tokens.throw(error);
   }
 
-  /** Ends the generation within one step; the iteration then ends without an error. */
+  /** Ends the generation within one step; the iteration then ends without an error. Text still held back is dropped. */
   stop(): void {
     this.#stopped = true;
-    this.#stop?.();
+    this.#halt.abort();
   }
 
   /** Runs to the end and gives all the text. */
@@ -92,19 +96,24 @@ export class Generation implements AsyncIterableIterator<Token> {
     return text;
   }
 
-  async *#run(start: () => Promise<Started>, options: CheckedGenerateOptions, stack: string): AsyncGenerator<Token, void, void> {
+  async *#run(
+    start: (halt: AbortSignal) => Promise<Started>,
+    options: CheckedGenerateOptions,
+    stack: string,
+  ): AsyncGenerator<Token, void, void> {
     const { signal } = options;
     const clock = new Clock();
     let started: Started | undefined;
     let delivered = 0;
+    const abort = () => this.#halt.abort();
     const halt = () => void started?.native.stop(delivered).catch(() => {});
-    this.#stop = halt;
+    signal?.addEventListener('abort', abort, { once: true });
+    this.#halt.signal.addEventListener('abort', halt, { once: true });
     try {
       if (signal?.aborted) throw abortError(signal, 'the generation');
-      started = await start();
-      if (signal?.aborted) throw abortError(signal, 'the generation');
-      signal?.addEventListener('abort', halt, { once: true });
-      for await (const token of pieces(started, options, (reason) => (this.finishReason = reason))) {
+      if (this.#stopped) return;
+      started = await start(this.#halt.signal);
+      for await (const token of pieces(started, options, this.#halt.signal, (reason) => (this.finishReason = reason))) {
         clock.token();
         if (!token.extra) ++delivered;
         yield token.value;
@@ -115,22 +124,24 @@ export class Generation implements AsyncIterableIterator<Token> {
       if (signal?.aborted) throw toChaiError(abortError(signal, 'the generation'), stack);
       if (!this.#stopped) throw toChaiError(error, stack);
     } finally {
-      signal?.removeEventListener('abort', halt);
-      if (started) await this.#end(started, delivered, clock);
+      signal?.removeEventListener('abort', abort);
+      this.#halt.signal.removeEventListener('abort', halt);
+      await this.#end(started, delivered, clock);
     }
   }
 
-  async #end(started: Started, delivered: number, clock: Clock): Promise<void> {
+  async #end(started: Started | undefined, delivered: number, clock: Clock): Promise<void> {
+    const promptTokens = started?.promptTokens ?? 0;
     this.finishReason ??= 'stop';
-    this.usage = { promptTokens: started.promptTokens, completionTokens: delivered, totalTokens: started.promptTokens + delivered };
+    this.usage = { promptTokens, completionTokens: delivered, totalTokens: promptTokens + delivered };
     try {
-      await started.native.stop(delivered);
-      this.timings = clock.timings(started.native);
+      await started?.native.stop(delivered);
+      this.timings = clock.timings(started?.native);
     } catch {
       // closed meanwhile: nothing is left to roll back
     } finally {
-      await started.stream.close().catch(() => {});
-      await started.release();
+      started?.stream.close().catch(() => {}); // not awaited: the thread may be busy with someone's long prompt
+      await started?.release();
     }
   }
 }
@@ -141,11 +152,16 @@ interface Piece {
   extra: boolean;
 }
 
-async function* pieces(started: Started, options: CheckedGenerateOptions, finish: (reason: FinishReason) => void): AsyncGenerator<Piece> {
+async function* pieces(
+  started: Started,
+  options: CheckedGenerateOptions,
+  halt: AbortSignal,
+  finish: (reason: FinishReason) => void,
+): AsyncGenerator<Piece> {
   const stops = new StopStrings(options.stop);
   for (;;) {
     const batch = await started.native.next();
-    const texts = await started.stream.push([...batch.ids]);
+    const texts = batch.ids.length > 0 ? await unlessAborted(started.stream.push([...batch.ids]), halt, 'the generation') : [];
     for (const [i, id] of batch.ids.entries()) {
       let text = stops.push(texts[i] ?? '');
       const last = i === batch.ids.length - 1 && batch.finish === 'length';
@@ -180,8 +196,10 @@ class Clock {
   token(): void {
     this.#first ??= performance.now();
   }
-  timings(native: NativeGeneration): Timings {
-    const { promptMs, promptTokens, decodeMs, decodeTokens } = native.timings();
+  /** All 0 when no work was begun. */
+  timings(native: NativeGeneration | undefined): Timings {
+    const none = { promptMs: 0, promptTokens: 0, decodeMs: 0, decodeTokens: 0 };
+    const { promptMs, promptTokens, decodeMs, decodeTokens } = native?.timings() ?? none;
     const now = performance.now();
     const rate = (tokens: number, ms: number) => (ms > 0 ? (tokens / ms) * 1000 : 0);
     return {

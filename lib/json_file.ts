@@ -13,7 +13,10 @@ export function isObject(value: unknown): value is JsonObject {
 /** The file's text, or undefined when there is no such file. Throws MODEL_INVALID when it is larger than 10 MiB or unreadable. */
 export async function readTextFile(path: string): Promise<string | undefined> {
   try {
-    const { size } = await fs.stat(path);
+    const status = await fs.stat(path);
+    // Opening a pipe would wait for its other end, for ever.
+    if (!status.isFile()) throw new ChaiError('MODEL_INVALID', `${path} is not a regular file`);
+    const { size } = status;
     if (size > largest) throw new ChaiError('MODEL_INVALID', `${path} is ${size} bytes, more than the ${largest} such a file may have`);
     return await fs.readFile(path, 'utf8');
   } catch (error) {

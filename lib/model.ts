@@ -9,6 +9,7 @@ import {
   type NativeStats,
   native,
 } from './binding';
+import { unlessAborted } from './cancel';
 import { describeConfig, type ModelConfig, readArchitecture } from './config';
 import { abortError, ChaiError, callerStack, toChaiError } from './errors';
 import { type Completion, complete, type Generation } from './generation';
@@ -21,6 +22,7 @@ import {
   checkSessionOptions,
   type GenerateOptions,
   type LoadOptions,
+  type LoadProgress,
   type Prompt,
 } from './options';
 import { Session, type SessionContext } from './session';
@@ -66,13 +68,13 @@ async function load(directory: string, options: CheckedLoadOptions): Promise<Mod
     { ...options, contextLength: architecture.config.contextLength, contextIsFixed: options.contextLength !== undefined },
     cacheBytesPerToken(architecture.config, cacheType),
     weightBytes(tensors),
-    native.devices().find(({ id }) => id === device)?.freeBytes ?? Number.POSITIVE_INFINITY,
+    freeBytes(device),
   );
   if (contextLength !== architecture.config.contextLength) architecture = readArchitecture(files, contextLength);
-  const channel = new TokenizerChannel(files.tokenizer, files.tokenizerConfig);
+  const channel = new TokenizerChannel(files);
   try {
-    await checkVocabulary(channel, architecture);
-    throwIfAborted(options.signal);
+    reportProgress(options, 'tokenizer', 0, weightBytes(tensors));
+    await unlessAborted(checkVocabulary(channel, architecture), options.signal, 'loading');
     const loaded = await loadNative({ files, architecture, device, cacheType, cacheTokens }, options);
     await provePlan(loaded, plan);
     const model = new Model(loaded, files, architecture, channel, plan, device);
@@ -103,22 +105,42 @@ interface Chosen {
 }
 
 async function loadNative(chosen: Chosen, options: CheckedLoadOptions): Promise<NativeModel> {
-  const { signal, onProgress, threads, mmap, maxBatch } = options;
+  const { signal, threads, mmap, maxBatch } = options;
   const { files, architecture, device, cacheType, cacheTokens } = chosen;
   const { config, weights, layers } = architecture;
   const job: NativeCancel = {};
   const cancel = () => job.cancel?.();
   signal?.addEventListener('abort', cancel, { once: true });
-  const report = onProgress && ((loaded: number, total: number) => onProgress({ loaded, total, fraction: total > 0 ? loaded / total : 1 }));
+  let refused: unknown; // what onProgress threw: it must not escape into the event loop
+  const report = (loaded: number, total: number) => {
+    try {
+      if (refused === undefined) reportProgress(options, 'weights', loaded, total);
+    } catch (error) {
+      refused = error;
+      cancel();
+    }
+  };
   try {
     const maxRows = Math.max(stepRows, maxBatch);
     const request = { config, weights, layers, files: files.weightFiles, device, cacheType, cacheTokens, maxBatch, maxRows, threads, mmap };
-    return await native.load(request, job, report);
+    const loaded = await native.load(request, job, options.onProgress && report);
+    if (refused === undefined) return loaded;
+    await loaded.close();
+    throw refused;
   } catch (error) {
+    if (refused !== undefined) throw refused;
     if (signal?.aborted) throw abortError(signal, 'loading');
     throw error;
   } finally {
     signal?.removeEventListener('abort', cancel);
+  }
+}
+
+function reportProgress({ onProgress }: CheckedLoadOptions, phase: LoadProgress['phase'], loaded: number, total: number): void {
+  try {
+    onProgress?.({ phase, loaded, total, fraction: total > 0 ? loaded / total : 1 });
+  } catch (error) {
+    throw new ChaiError('OPTION_INVALID', `onProgress threw: ${(error as Error)?.message ?? String(error)}`, { cause: error });
   }
 }
 
@@ -129,6 +151,11 @@ async function checkVocabulary(channel: TokenizerChannel, { config }: Architectu
       'MODEL_INVALID',
       `tokenizer.json has ids up to ${size - 1}, but the embedding has ${config.vocabularySize} rows; the two do not belong together`,
     );
+}
+
+/** Bytes that may still be taken there; limits of control groups count. */
+function freeBytes(device: string): number {
+  return native.devices().find(({ id }) => id === device)?.freeBytes ?? Number.POSITIVE_INFINITY;
 }
 
 function chooseDevice(wish: string): string {
@@ -145,9 +172,10 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw abortError(signal, 'loading');
 }
 
-function endOfSequenceIds({ generationConfig, config }: ModelFiles): number[] {
+/** Ids beyond the vocabulary never come up. */
+function endOfSequenceIds({ generationConfig, config }: ModelFiles, vocabularySize: number): number[] {
   const ids = generationConfig.eos_token_id ?? config.eos_token_id;
-  return (Array.isArray(ids) ? ids : [ids]).filter((id): id is number => Number.isInteger(id) && id >= 0);
+  return (Array.isArray(ids) ? ids : [ids]).filter((id): id is number => Number.isInteger(id) && id >= 0 && id < vocabularySize);
 }
 
 export class Model {
@@ -180,7 +208,14 @@ export class Model {
     this.#device = device;
     this.config = describeConfig(architecture, files);
     this.tokenizer = new Tokenizer(files);
-    this.#context = { tokenizer: this.tokenizer, channel, stopTokens: endOfSequenceIds(files), contextLength: this.config.contextLength };
+    this.#context = {
+      owner: this,
+      channel,
+      stopTokens: endOfSequenceIds(files, this.config.vocabularySize),
+      contextLength: this.config.contextLength,
+      vocabularySize: this.config.vocabularySize,
+      availableBytes: () => freeBytes('cpu'),
+    };
   }
 
   /** 'cpu' or 'cuda:N'. */

@@ -36,8 +36,7 @@ export async function findModelFiles(directory: string): Promise<ModelFiles> {
     readJsonObject(at('tokenizer_config.json')),
     readTextFile(at('chat_template.jinja')),
   ]);
-  if (!(await exists(at('tokenizer.json'))))
-    throw new ChaiError('MODEL_NOT_FOUND', `${directory} has no tokenizer.json; convert the model's tokenizer to that format`);
+  await checkTokenizerFile(at('tokenizer.json'));
   const weightFiles = await findWeightFiles(directory);
   return {
     directory,
@@ -57,6 +56,15 @@ async function checkDirectory(directory: string): Promise<void> {
   if (!status) throw new ChaiError('MODEL_NOT_FOUND', `there is no ${directory}; give the path of a model directory`);
   if (!status.isDirectory())
     throw new ChaiError('MODEL_NOT_FOUND', `${directory} is not a directory; give the directory that holds config.json and *.safetensors`);
+}
+
+const largestTokenizer = 500_000_000; // a longer text is no JavaScript string
+
+async function checkTokenizerFile(file: string): Promise<void> {
+  const status = await fs.stat(file).catch(() => undefined);
+  if (!status) throw new ChaiError('MODEL_NOT_FOUND', `there is no ${file}; convert the model's tokenizer to that format`);
+  if (!status.isFile() || status.size > largestTokenizer)
+    throw new ChaiError('MODEL_INVALID', `${file} is not a regular file of at most ${largestTokenizer} bytes`);
 }
 
 async function exists(file: string): Promise<boolean> {
@@ -90,8 +98,9 @@ async function findWeightFiles(directory: string): Promise<string[]> {
 
 async function readTensors(files: string[]): Promise<Map<string, LocatedTensor>> {
   const tensors = new Map<string, LocatedTensor>();
-  for (const [file, header] of (await Promise.all(files.map(readSafetensorsHeader))).entries())
-    for (const tensor of header.values()) {
+  // One after another: headers may be large, and file handles few.
+  for (const [file, name] of files.entries())
+    for (const tensor of (await readSafetensorsHeader(name)).values()) {
       const other = tensors.get(tensor.name);
       if (other)
         throw new ChaiError('MODEL_INVALID', `tensor ${JSON.stringify(tensor.name)} is in ${files[other.file]} and in ${files[file]}`);

@@ -5,6 +5,8 @@ import type { Attention } from './head_plan';
 import type { ChatMessage } from './tokenizer';
 
 export interface LoadProgress {
+  /** 'tokenizer' while tokenizer.json is parsed (nothing is loaded yet), then 'weights'. */
+  phase: 'tokenizer' | 'weights';
   /** Bytes of weights read, and in all. */
   loaded: number;
   total: number;
@@ -31,6 +33,7 @@ export interface LoadOptions {
   mmap?: boolean;
   /** Aborts the load. */
   signal?: AbortSignal;
+  /** Called now and then on the event loop. What it throws ends the load. */
   onProgress?: (progress: LoadProgress) => void;
 }
 
@@ -62,74 +65,133 @@ export interface GenerateOptions {
 /** Text (special tokens are added as the tokenizer says), token ids (nothing is added), or a conversation (through the chat template). */
 export type Prompt = string | readonly number[] | Int32Array | Uint32Array | { messages: readonly ChatMessage[] };
 
-const count = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));
-const between = (least: number, most: number) => v.pipe(v.number(), v.finite(), v.minValue(least), v.maxValue(most));
-const signal = v.optional(v.instance(AbortSignal));
+const count = (least: number, most: number) => {
+  const message = `expected a whole number from ${least} to ${most}`;
+  return v.pipe(v.number(message), v.integer(message), v.minValue(least, message), v.maxValue(most, message));
+};
+const between = (least: number, most: number) => {
+  const message = `expected a number from ${least} to ${most}`;
+  return v.pipe(v.number(message), v.minValue(least, message), v.maxValue(most, message));
+};
+const flag = v.boolean('expected true or false');
+
+/** By its shape: signals of other realms and of polyfills are no instances of this realm's class. */
+const signal = v.optional(
+  v.custom<AbortSignal>((value) => {
+    const { aborted, addEventListener } = (typeof value === 'object' && value !== null ? value : {}) as Partial<AbortSignal>;
+    return typeof aborted === 'boolean' && typeof addEventListener === 'function';
+  }, 'expected an AbortSignal'),
+);
+const attention = v.optional(
+  v.union(
+    [v.string(), v.custom<object>((value) => typeof value === 'object' && value !== null)],
+    'expected "auto", "dense", "chai", "chai-static", the path of a head plan or a head plan',
+  ),
+);
 
 const loadSchema = v.strictObject({
-  device: v.optional(v.pipe(v.string(), v.regex(/^(auto|cpu|cuda|cuda:\d{1,3})$/, 'expected "auto", "cpu", "cuda" or "cuda:N"')), 'auto'),
-  attention: v.optional(v.union([v.string(), v.custom<object>((value) => typeof value === 'object' && value !== null)]), 'auto'),
+  device: v.optional(
+    v.custom<string>(
+      (value) => typeof value === 'string' && /^(auto|cpu|cuda|cuda:\d{1,3})$/.test(value),
+      'expected "auto", "cpu", "cuda" or "cuda:N"',
+    ),
+    'auto',
+  ),
+  attention,
   contextLength: v.optional(count(1, 1 << 28)),
   cacheType: v.optional(v.picklist(['auto', 'float32', 'float16', 'bfloat16']), 'auto'),
   cacheTokens: v.optional(count(1, 2 ** 40)),
   maxBatch: v.optional(count(1, 4096), 16),
   threads: v.optional(count(0, 1024), 0),
-  mmap: v.optional(v.boolean(), false),
+  mmap: v.optional(flag, false),
   signal,
-  onProgress: v.optional(v.function()),
+  onProgress: v.optional(v.function('expected a function')),
 });
 
 const stopText = v.pipe(v.string(), v.minLength(1), v.maxLength(1000));
+const stops = 'expected a text of 1 to 1000 characters, or a list of at most 64 such texts';
 const generateSchema = v.strictObject({
   maxTokens: v.optional(count(0, 1 << 28)),
   temperature: v.optional(between(0, 100), 0),
   topK: v.optional(count(0, 1 << 28), 0),
   topP: v.optional(between(0, 1), 1),
   minP: v.optional(between(0, 1), 0),
-  repetitionPenalty: v.optional(v.pipe(v.number(), v.finite(), v.gtValue(0), v.maxValue(100)), 1),
+  repetitionPenalty: v.optional(between(1e-6, 100), 1),
   seed: v.optional(count(0, Number.MAX_SAFE_INTEGER)),
-  stop: v.optional(v.union([stopText, v.pipe(v.array(stopText), v.maxLength(64))])),
-  ignoreEos: v.optional(v.boolean(), false),
+  stop: v.optional(v.union([stopText, v.pipe(v.array(stopText), v.maxLength(64))], stops)),
+  ignoreEos: v.optional(flag, false),
   signal,
-  logprobs: v.optional(v.boolean(), false),
+  logprobs: v.optional(flag, false),
 });
 
 export type CheckedLoadOptions = v.InferOutput<typeof loadSchema> & { attention: Attention; onProgress?: LoadOptions['onProgress'] };
 export type CheckedGenerateOptions = Omit<v.InferOutput<typeof generateSchema>, 'stop' | 'seed'> & { stop: string[]; seed: number };
 
 export function checkLoadOptions(options: unknown): CheckedLoadOptions {
-  return checked(loadSchema, options ?? {}, 'loadModel') as CheckedLoadOptions;
+  const result = checked(loadSchema, options, 'loadModel');
+  return { ...result, attention: result.attention ?? 'auto' } as CheckedLoadOptions;
 }
 
 export function checkGenerateOptions(options: unknown): CheckedGenerateOptions {
-  const result = checked(generateSchema, options ?? {}, 'generate');
+  const result = checked(generateSchema, options, 'generate');
   const stop = typeof result.stop === 'string' ? [result.stop] : (result.stop ?? []);
   return { ...result, stop, seed: result.seed ?? Math.floor(Math.random() * 2 ** 48) };
 }
 
-const sessionSchema = v.strictObject({
-  attention: v.optional(v.union([v.string(), v.custom<object>((value) => typeof value === 'object' && value !== null)])),
-});
+const sessionSchema = v.strictObject({ attention });
 export function checkSessionOptions(options: unknown): { attention?: Attention } {
-  return checked(sessionSchema, options ?? {}, 'createSession') as { attention?: Attention };
+  return checked(sessionSchema, options, 'createSession') as { attention?: Attention };
 }
 
 const evaluateSchema = v.strictObject({ logits: v.optional(v.picklist(['all', 'last', 'none']), 'last'), signal });
 export function checkEvaluateOptions(options: unknown) {
-  return checked(evaluateSchema, options ?? {}, 'evaluate');
+  return checked(evaluateSchema, options, 'evaluate');
 }
 
 const scoreSchema = v.strictObject({ signal });
 export function checkScoreOptions(options: unknown) {
-  return checked(scoreSchema, options ?? {}, 'score');
+  return checked(scoreSchema, options, 'score');
 }
 
-function checked<Schema extends v.GenericSchema>(schema: Schema, value: unknown, where: string): v.InferOutput<Schema> {
-  const result = v.safeParse(schema, value);
+const encodeSchema = v.strictObject({ addSpecialTokens: v.optional(flag, true) });
+export function checkEncodeOptions(options: unknown) {
+  return checked(encodeSchema, options, 'encode');
+}
+
+const decodeSchema = v.strictObject({ skipSpecialTokens: v.optional(flag, true) });
+export function checkDecodeOptions(options: unknown) {
+  return checked(decodeSchema, options, 'decode');
+}
+
+const templateSchema = v.strictObject({
+  addGenerationPrompt: v.optional(flag, true),
+  variables: v.optional(v.record(v.string(), v.unknown(), 'expected an object')),
+});
+export function checkTemplateOptions(options: unknown) {
+  return checked(templateSchema, options, 'applyChatTemplate');
+}
+
+type Options = v.StrictObjectSchema<v.ObjectEntries, undefined>;
+
+/** Options that were left out (undefined or null) are the defaults. Throws OPTION_INVALID with what was given and what is allowed. */
+function checked<Schema extends Options>(schema: Schema, options: unknown, where: string): v.InferOutput<Schema> {
+  const result = v.safeParse(schema, options ?? {});
   if (result.success) return result.output;
-  const issue = result.issues[0];
+  const [issue] = result.issues;
   const field = v.getDotPath(issue);
-  throw new ChaiError('OPTION_INVALID', `${where}: ${field ? `option ${field}: ` : ''}${issue.message}`);
+  if (field === null) throw new ChaiError('OPTION_INVALID', `${where}: options must be an object, but ${shown(issue.input)} was given`);
+  if (issue.type === 'strict_object')
+    throw new ChaiError(
+      'OPTION_INVALID',
+      `${where}: there is no option ${field}; the options are ${Object.keys(schema.entries).join(', ')}`,
+    );
+  const expected = issue.message.startsWith('expected') ? issue.message : `expected ${issue.expected}`;
+  throw new ChaiError('OPTION_INVALID', `${where}: option ${field}: ${expected}, but ${shown(issue.input)} was given`);
+}
+
+function shown(value: unknown): string {
+  const text = typeof value === 'string' ? JSON.stringify(value) : Array.isArray(value) ? 'a list' : String(value);
+  return text.length > 60 ? `${text.slice(0, 60)}...` : text;
 }
 
 /** Token ids as the engine takes them. Throws OPTION_INVALID. */

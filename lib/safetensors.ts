@@ -13,35 +13,36 @@ export interface Tensor {
   bytes: number;
 }
 
-/** Bytes of one element, of every type the format knows; sub-byte types are left out and refused by name. */
-const elementBytes: Record<string, number> = {
-  F64: 8,
-  I64: 8,
-  U64: 8,
-  C64: 8,
-  F32: 4,
-  I32: 4,
-  U32: 4,
-  F16: 2,
-  BF16: 2,
-  I16: 2,
-  U16: 2,
-  F8_E5M2: 1,
-  F8_E4M3: 1,
-  I8: 1,
-  U8: 1,
-  BOOL: 1,
+/** Bits of one element, of every type the format knows: more than this library computes with, so that refusals can name the reason. */
+const elementBits: Record<string, number> = {
+  F64: 64,
+  I64: 64,
+  U64: 64,
+  C64: 64,
+  F32: 32,
+  I32: 32,
+  U32: 32,
+  F16: 16,
+  BF16: 16,
+  I16: 16,
+  U16: 16,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E5M2FNUZ: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E8M0: 8,
+  I8: 8,
+  U8: 8,
+  BOOL: 8,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  F4: 4,
 };
 const largestHeader = 100_000_000;
 
 /** Opens the file, reads and proves its header. Throws MODEL_NOT_FOUND or MODEL_INVALID naming file and tensor. */
 export async function readSafetensorsHeader(path: string): Promise<Map<string, Tensor>> {
-  let file: fs.FileHandle;
-  try {
-    file = await fs.open(path, 'r');
-  } catch (error) {
-    throw new ChaiError('MODEL_NOT_FOUND', `cannot open ${path}: ${(error as Error).message}`, { cause: error });
-  }
+  const file = await open(path);
   try {
     const { size } = await file.stat();
     const prefix = Buffer.alloc(8);
@@ -52,8 +53,23 @@ export async function readSafetensorsHeader(path: string): Promise<Map<string, T
     const header = Buffer.alloc(Number(length));
     await readFully(file, header, 8, path);
     return parseSafetensorsHeader(header.toString('utf8'), 8 + header.length, size, path);
+  } catch (error) {
+    if (error instanceof ChaiError) throw error;
+    throw new ChaiError('MODEL_INVALID', `cannot read ${path}: ${(error as Error).message}`, { cause: error });
   } finally {
     await file.close();
+  }
+}
+
+/** Regular files only: opening a pipe would wait for its other end, for ever. */
+async function open(path: string): Promise<fs.FileHandle> {
+  try {
+    if (!(await fs.stat(path)).isFile()) throw invalid(path, 'it is not a regular file');
+    return await fs.open(path, 'r');
+  } catch (error) {
+    if (error instanceof ChaiError) throw error;
+    const message = `cannot open ${path}: ${(error as Error).message}; download the model again if the file is missing`;
+    throw new ChaiError('MODEL_NOT_FOUND', message, { cause: error });
   }
 }
 
@@ -77,19 +93,19 @@ function parseTensor(name: string, entry: unknown, dataStart: number, fileSize: 
   const fail = (what: string) => invalid(path, `tensor ${JSON.stringify(name)}: ${what}`);
   if (!isObject(entry)) throw fail('its entry is not an object');
   const { dtype, shape, data_offsets: offsets } = entry;
-  const width = typeof dtype === 'string' && Object.hasOwn(elementBytes, dtype) ? elementBytes[dtype] : undefined;
-  if (width === undefined) throw fail(`its dtype ${JSON.stringify(dtype)} is not known`);
+  const bits = typeof dtype === 'string' && Object.hasOwn(elementBits, dtype) ? elementBits[dtype] : undefined;
+  if (bits === undefined) throw fail(`its dtype ${JSON.stringify(dtype)} is not known`);
   if (!isCounts(shape)) throw fail(`its shape ${JSON.stringify(shape)} is not a list of whole numbers`);
   let elements = 1;
   for (const size of shape) {
     elements *= size;
-    if (!Number.isSafeInteger(elements)) throw fail(`its shape ${JSON.stringify(shape)} overflows`);
+    if (!Number.isSafeInteger(elements * bits)) throw fail(`its shape ${JSON.stringify(shape)} overflows`);
   }
   if (!isCounts(offsets) || offsets.length !== 2) throw fail(`its data_offsets ${JSON.stringify(offsets)} are not two whole numbers`);
   const [begin, end] = offsets as [number, number];
   if (begin > end || end > fileSize - dataStart)
     throw fail(`its data ends at byte ${dataStart + end}, but the file has ${fileSize}; it may be truncated, download it again`);
-  const bytes = elements * width;
+  const bytes = (elements * bits) / 8;
   if (end - begin !== bytes) throw fail(`its data has ${end - begin} bytes, but ${dtype} x ${JSON.stringify(shape)} needs ${bytes}`);
   return { name, dtype: dtype as string, shape, offset: dataStart + begin, bytes };
 }

@@ -1,5 +1,7 @@
 // One sequence with its K/V cache, turn after turn. In: prompts, token ids. Out: generations, logits, scores. One job at a time.
 import type { LayerHeads, NativeCancel, NativeSequence } from './binding';
+import { unlessAborted } from './cancel';
+import { checkMessages } from './chat_template';
 import { abortError, ChaiError, callerStack, toChaiError } from './errors';
 import { type Completion, complete, Generation, type Started } from './generation';
 import {
@@ -11,7 +13,6 @@ import {
   type GenerateOptions,
   type Prompt,
 } from './options';
-import type { Tokenizer } from './tokenizer';
 import type { TokenizerChannel } from './tokenizer_channel';
 
 /** Bytes of K/V pages held now, and what the same tokens would hold at full head count. */
@@ -24,10 +25,14 @@ export interface CacheBytes {
 
 /** What a session shares with its model. */
 export interface SessionContext {
-  tokenizer: Tokenizer;
+  /** The model itself: it must not be collected while a session lives. */
+  owner: object;
   channel: TokenizerChannel;
   stopTokens: number[];
   contextLength: number;
+  vocabularySize: number;
+  /** Bytes of main memory that may still be taken. */
+  availableBytes(): number;
 }
 
 export class Session {
@@ -75,9 +80,9 @@ export class Session {
     const options = checkGenerateOptions(given);
     checkPrompt(prompt);
     return new Generation(
-      async () => {
+      async (halt) => {
         const session = open();
-        return session.#start(prompt, options, () => session.close());
+        return session.#start(prompt, options, halt, () => session.close());
       },
       options,
       stack,
@@ -140,11 +145,11 @@ export class Session {
   #generate(prompt: Prompt, given: GenerateOptions | undefined, stack: string): Generation {
     const options = checkGenerateOptions(given);
     checkPrompt(prompt);
-    return new Generation(() => this.#start(prompt, options, async () => {}), options, stack);
+    return new Generation((halt) => this.#start(prompt, options, halt, async () => {}), options, stack);
   }
 
   /** Begins the work; `after` runs when it has ended, however it ends. */
-  async #start(prompt: Prompt, options: CheckedGenerateOptions, after: () => Promise<void>): Promise<Started> {
+  async #start(prompt: Prompt, options: CheckedGenerateOptions, halt: AbortSignal, after: () => Promise<void>): Promise<Started> {
     this.#idle();
     this.#busy = true;
     const release = async () => {
@@ -152,7 +157,7 @@ export class Session {
       await after();
     };
     try {
-      const ids = await this.#encode(prompt);
+      const ids = await unlessAborted(this.#encode(prompt), halt, 'the generation');
       const native = this.#native.generate(ids, {
         ...options,
         maxTokens: options.maxTokens ?? this.#context.contextLength,
@@ -166,9 +171,9 @@ export class Session {
   }
 
   async #encode(prompt: Prompt): Promise<Int32Array> {
-    const { channel, tokenizer } = this.#context;
+    const { channel } = this.#context;
     if (typeof prompt === 'string') return channel.encode(prompt, true);
-    if ('messages' in prompt) return channel.encode(tokenizer.applyChatTemplate(prompt.messages), false);
+    if ('messages' in prompt) return channel.encodeChat(prompt.messages);
     return checkIds(prompt, 'generate');
   }
 
@@ -180,6 +185,7 @@ export class Session {
   ): Promise<Float32Array> {
     if (signal?.aborted) throw abortError(signal, 'the evaluation');
     this.#idle();
+    if (result === 'all') this.#checkRoom(ids.length * this.#context.vocabularySize * Float32Array.BYTES_PER_ELEMENT);
     this.#busy = true;
     const job: NativeCancel = {};
     const cancel = () => job.cancel?.();
@@ -192,6 +198,17 @@ export class Session {
       signal?.removeEventListener('abort', cancel);
       this.#busy = false;
     }
+  }
+
+  /** Large results only: asking the system takes some tenths of a millisecond. */
+  #checkRoom(bytes: number): void {
+    if (bytes < 2 ** 26) return;
+    const available = this.#context.availableBytes();
+    if (bytes > available)
+      throw new ChaiError(
+        'OUT_OF_MEMORY',
+        `all logits of these tokens take ${bytes} bytes, but ${available} are available; evaluate fewer tokens at a time, or ask for the last logits`,
+      );
   }
 
   #idle(): void {
@@ -214,6 +231,7 @@ function checkPrompt(prompt: unknown): void {
   const messages = typeof prompt === 'object' && prompt !== null && 'messages' in prompt;
   if (typeof prompt !== 'string' && !ids && !messages)
     throw new ChaiError('OPTION_INVALID', 'generate: the prompt must be a string, token ids or { messages }');
+  if (messages && !ids) checkMessages(prompt.messages, 'generate');
 }
 
 /** Runs `work`; whatever it throws, now or later, becomes a rejection with the caller's stack. */

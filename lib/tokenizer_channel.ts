@@ -1,13 +1,24 @@
 // The event loop's end of the tokenizer thread. In: texts and ids. Out: promises of ids and text pieces; typed errors when the thread dies.
 import path from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { type ChatMessage, templateSource } from './chat_template';
 import { ChaiError, toChaiError } from './errors';
 import type { JsonObject } from './json_file';
+import type { ModelFiles } from './model_files';
+
+/** What the thread is started with. */
+export interface WorkerFiles {
+  path: string;
+  config: JsonObject;
+  directory: string;
+  template: string | undefined;
+}
 
 export type WorkerRequest = { id: number } & RequestBody;
 type RequestBody =
   | { kind: 'load' }
   | { kind: 'encode'; text: string; addSpecialTokens: boolean }
+  | { kind: 'encodeChat'; messages: readonly ChatMessage[] }
   | { kind: 'open'; stream: number; context: number[] }
   | { kind: 'push'; stream: number; ids: number[] }
   | { kind: 'close'; stream: number };
@@ -29,8 +40,10 @@ export class TokenizerChannel {
   private next = 0;
   private dead: ChaiError | undefined;
 
-  constructor(tokenizerPath: string, config: JsonObject) {
-    this.worker = new Worker(path.join(__dirname, 'tokenizer_worker.js'), { workerData: { path: tokenizerPath, config } });
+  constructor(files: ModelFiles) {
+    const { tokenizer, tokenizerConfig: config, chatTemplateFile, directory } = files;
+    const workerData: WorkerFiles = { path: tokenizer, config, directory, template: templateSource(chatTemplateFile, config) };
+    this.worker = new Worker(path.join(__dirname, 'tokenizer_worker.js'), { workerData, execArgv: [] });
     this.worker.unref();
     this.worker.on('message', ({ id, result, error }: WorkerAnswer) => {
       const request = this.waiting.get(id);
@@ -52,6 +65,10 @@ export class TokenizerChannel {
   encode(text: string, addSpecialTokens: boolean): Promise<Int32Array> {
     return this.ask({ kind: 'encode', text, addSpecialTokens });
   }
+  /** A conversation through the chat template. */
+  encodeChat(messages: readonly ChatMessage[]): Promise<Int32Array> {
+    return this.ask({ kind: 'encodeChat', messages });
+  }
   /** A stream of pieces after `context`; one text a pushed id. */
   open(context: number[]): { push(ids: number[]): Promise<string[]>; close(): Promise<string> } {
     const stream = this.next++;
@@ -72,9 +89,13 @@ export class TokenizerChannel {
     if (this.dead) return Promise.reject(this.dead);
     const id = this.next++;
     return new Promise<Result>((resolve, reject) => {
+      try {
+        this.worker.postMessage({ id, ...body });
+      } catch (error) {
+        return reject(new ChaiError('OPTION_INVALID', `messages must be plain data: ${(error as Error).message}`, { cause: error }));
+      }
       this.waiting.set(id, { resolve: resolve as Waiting['resolve'], reject });
       this.worker.ref(); // an awaited answer keeps the process alive, an idle thread does not
-      this.worker.postMessage({ id, ...body });
     });
   }
 

@@ -27,7 +27,9 @@ export class TokenizerCore {
   }
 
   encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
-    return this.library.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+    const { ids } = this.library.encode(text, { add_special_tokens: addSpecialTokens }) as { ids: (number | undefined)[] };
+    // Characters outside a vocabulary without an unknown token have no id; tokenizers (Rust) leaves them out.
+    return ids.filter((id) => id !== undefined);
   }
 
   decode(ids: readonly number[], { skipSpecialTokens = true }: DecodeOptions = {}): string {

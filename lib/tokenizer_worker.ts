@@ -1,12 +1,13 @@
-// The thread that keeps tokenizing off the event loop. In: messages of tokenizer_channel.ts. Out: one answer each, in order.
+// The thread that keeps tokenizing and chat templates off the event loop. In: messages of tokenizer_channel.ts. Out: one answer each, in order.
 import fs from 'node:fs/promises';
 import { parentPort, workerData } from 'node:worker_threads';
-import type { JsonObject } from './json_file';
+import { ChatTemplate } from './chat_template';
 import { TokenDecoder } from './text_stream';
-import type { WorkerAnswer, WorkerRequest } from './tokenizer_channel';
+import type { WorkerAnswer, WorkerFiles, WorkerRequest } from './tokenizer_channel';
 import { TokenizerCore } from './tokenizer_core';
 
-const { path, config } = workerData as { path: string; config: JsonObject };
+const { path, config, directory, template } = workerData as WorkerFiles;
+const chat = new ChatTemplate(template, config, directory);
 const streams = new Map<number, TokenDecoder>();
 let core: TokenizerCore;
 
@@ -17,6 +18,8 @@ async function answer(request: WorkerRequest): Promise<WorkerAnswer['result']> {
       return { size: core.size };
     case 'encode':
       return Int32Array.from(core.encode(request.text, { addSpecialTokens: request.addSpecialTokens }));
+    case 'encodeChat': // the template writes the special tokens itself
+      return Int32Array.from(core.encode(chat.render(request.messages), { addSpecialTokens: false }));
     case 'open':
       streams.set(request.stream, new TokenDecoder((ids) => core.decode(ids), request.context));
       return undefined;

@@ -40,6 +40,8 @@ function readConfig(fields: Fields, name: string, contextLength?: number): Nativ
   fields.refuseUnless('use_qk_norm', false);
   fields.refuseUnless('qk_norm', false);
   const heads = fields.count('num_attention_heads', undefined, 1, 4096);
+  const keyValueHeads = fields.count('num_key_value_heads', heads, 1, heads);
+  if (heads % keyValueHeads !== 0) throw fields.unsupported('num_key_value_heads', [`a divisor of the ${heads} query heads`]);
   const hiddenSize = fields.count('hidden_size', undefined, 1, 2 ** 20);
   const headDim = fields.count('head_dim', Math.floor(hiddenSize / heads), 2, 4096);
   if (headDim % 2 !== 0) throw fields.unsupported('head_dim', ['an even number']);
@@ -48,7 +50,7 @@ function readConfig(fields: Fields, name: string, contextLength?: number): Nativ
   return {
     layers: fields.count('num_hidden_layers', undefined, 1, 4096),
     heads,
-    keyValueHeads: fields.count('num_key_value_heads', heads, 1, heads),
+    keyValueHeads,
     headDim,
     hiddenSize,
     embeddingSize: hiddenSize,

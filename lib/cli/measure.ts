@@ -62,8 +62,8 @@ const randomIds = (model: Model, length: number) => Array.from({ length }, () =>
 const attentionOf = (kind: string) => (kind === 'dense' ? { attention: 'dense' } : undefined);
 
 /** Kinds in turn, the order reversed each round: neither always runs on what the other left warm. Round 0 is not counted. */
-async function interleave<Sample>(
-  { kinds, rounds, onRound }: Plan,
+export async function interleave<Sample>(
+  { kinds, rounds, onRound }: Pick<Plan, 'kinds' | 'rounds' | 'onRound'>,
   what: string,
   once: (kind: string) => Promise<Sample>,
 ): Promise<Map<string, Sample[]>> {

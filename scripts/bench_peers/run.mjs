@@ -32,10 +32,12 @@ const vocabulary = JSON.parse(fs.readFileSync(path.join(options.model, 'config.j
 
 function start(script, args) {
   const child = fork(path.join(here, script), args);
+  let settle;
+  child.on('message', (message) => settle.resolve(message));
+  child.on('exit', (code) => settle.reject(new Error(`${script} ended with code ${code}`)));
   const answer = () =>
     new Promise((resolve, reject) => {
-      child.once('message', resolve);
-      child.once('exit', (code) => reject(new Error(`${script} ended with code ${code}`)));
+      settle = { resolve, reject };
     });
   const hello = answer();
   const round = (message) => {

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type BatchCase, type SingleCase, type Summary, summarize } from '../../lib/cli/measure';
+import { type BatchCase, interleave, roundsOf, type SingleCase, type Summary, summarize } from '../../lib/cli/measure';
 import { cli, root, starter } from './programs';
 
 const sound = ({ median, min, max }: Summary, name: string) => assert.ok(min > 0 && min <= median && median <= max, name);
@@ -83,6 +83,22 @@ test('a model without a head plan is measured dense, and that is said', async ()
 test('medians and extremes', () => {
   assert.equal(summarize([5, 1, 3]), { median: 3, min: 1, max: 5 });
   assert.equal(summarize([4, 1, 3, 2]), { median: 2.5, min: 1, max: 4 });
+});
+
+test('kinds take turns, the order reversed each round, and the first round is not counted', async () => {
+  const order: string[] = [];
+  let reported = 0;
+  const plan = { kinds: ['dense', 'chai'], rounds: 2, onRound: () => void ++reported };
+  const samples = await interleave(plan, 'a case', async (kind) => order.push(kind));
+  assert.equal(order, ['dense', 'chai', 'chai', 'dense', 'dense', 'chai']);
+  assert.equal(
+    [...samples],
+    [
+      ['dense', [4, 5]],
+      ['chai', [3, 6]],
+    ],
+  );
+  assert.is(reported, roundsOf({ ...plan, prompts: [1], calls: [], generate: 1 }));
 });
 
 test.run();

@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { loadModel } from 'chai-llm';
+import { type GenerateOptions, loadModel, type Model } from 'chai-llm';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { modelWithTemplate, slowModel, templated } from './models';
@@ -11,12 +11,16 @@ import { cli, starter, written } from './programs';
 const prompt = 'Once upon a time';
 const short = ['--max-tokens', '20'];
 
+const models = new Map<string, Model>();
+test.after(async () => {
+  for (const model of models.values()) await model.close();
+});
+
 /** The same request through the API. */
-async function expected(text: string, options: Parameters<Awaited<ReturnType<typeof loadModel>>['complete']>[1], attention = 'auto') {
-  const model = await loadModel(starter, { attention });
-  const result = await model.complete(text, options);
-  await model.close();
-  return result;
+async function expected(text: string, options: GenerateOptions, attention = 'auto') {
+  const model = models.get(attention) ?? (await loadModel(starter, { attention }));
+  models.set(attention, model);
+  return model.complete(text, options);
 }
 
 test('streams what the API gives, and nothing else', async () => {
@@ -73,15 +77,30 @@ test('--cache-type and --threads reach the model', async () => {
   assert.match(err, '1 thread)');
 });
 
-test('sampling options reach the sampler', async () => {
-  const options = { maxTokens: 20, temperature: 1.2, topK: 50, topP: 0.95, minP: 0.01, repetitionPenalty: 1.1, seed: 3 };
-  const flags = ['--temperature', '1.2', '--top-k', '50', '--top-p', '0.95', '--min-p', '0.01', '--repetition-penalty', '1.1'];
-  const run = (seed: string) => cli(['generate', starter, prompt, ...short, ...flags, '--seed', seed]);
-  const { text } = await expected(prompt, options);
-  assert.is((await run('3')).out, `${text}\n`);
-  assert.is.not((await run('4')).out, `${text}\n`);
-  const other = await expected(prompt, { ...options, topK: 0, minP: 0, repetitionPenalty: 1 });
-  assert.is.not(other.text, text); // the options above matter
+for (const [flag, value, option] of [
+  ['--temperature', '0.4', { temperature: 0.4 }],
+  ['--top-k', '2', { topK: 2 }],
+  ['--top-p', '0.3', { topP: 0.3 }],
+  ['--min-p', '0.5', { minP: 0.5 }],
+  ['--repetition-penalty', '1.8', { repetitionPenalty: 1.8 }],
+  ['--seed', '4', { seed: 4 }],
+] as const)
+  test(`${flag} reaches the sampler`, async () => {
+    const base = { maxTokens: 20, temperature: 1.2, seed: 3 };
+    const { text } = await expected(prompt, { ...base, ...option });
+    assert.is.not(text, (await expected(prompt, base)).text); // the option matters here
+    const flags = ['--temperature', '1.2', '--seed', '3', flag, value]; // the last of two equal flags counts
+    assert.is((await cli(['generate', starter, prompt, ...short, ...flags])).out, `${text}\n`);
+  });
+
+test('--ignore-eos goes on past the end', async () => {
+  const options = { maxTokens: 200, temperature: 3 };
+  const flags = ['generate', starter, prompt, '--max-tokens', '200', '--temperature', '3', '--json'];
+  let seed = 0; // the first seed whose text ends by itself
+  while ((await expected(prompt, { ...options, seed })).finishReason !== 'stop') if (++seed === 200) throw new Error('no text ended');
+  const [ended, went] = [await cli([...flags, '--seed', String(seed)]), await cli([...flags, '--seed', String(seed), '--ignore-eos'])];
+  assert.is(JSON.parse(ended.out).finishReason, 'stop');
+  assert.is(JSON.parse(went.out).usage.completionTokens, 200);
 });
 
 test('--stop ends the text before the first of the given ones', async () => {

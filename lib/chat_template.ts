@@ -1,0 +1,70 @@
+// A model's chat template. In: the template's source, messages. Out: one prompt text. Used by the tokenizer thread and the synchronous calls.
+import { Template } from '@huggingface/jinja';
+import { ChaiError } from './errors';
+import type { JsonObject } from './json_file';
+
+/** One turn of a conversation, as chat templates take it. */
+export interface ChatMessage {
+  role: string;
+  content: string;
+  [field: string]: unknown;
+}
+
+export interface ChatTemplateOptions {
+  /** End with the opening of the assistant's turn. Default true. */
+  addGenerationPrompt?: boolean;
+  /** Further variables of the template, such as `tools` or `documents`. */
+  variables?: Record<string, unknown>;
+}
+
+/** Throws OPTION_INVALID. */
+export function checkMessages(messages: unknown, where: string): asserts messages is readonly ChatMessage[] {
+  if (!Array.isArray(messages) || !messages.every((message) => typeof message?.role === 'string'))
+    throw new ChaiError('OPTION_INVALID', `${where}: messages must be a list of { role, content }`);
+}
+
+export class ChatTemplate {
+  private template: Template | undefined;
+
+  /** `source` is undefined for a model without a template; `config` is its tokenizer_config.json. */
+  constructor(
+    private readonly source: string | undefined,
+    private readonly config: JsonObject,
+    private readonly directory: string,
+  ) {}
+
+  /** Throws OPTION_INVALID when there is no template, or when it refuses the messages. */
+  render(messages: readonly ChatMessage[], { addGenerationPrompt = true, variables }: ChatTemplateOptions = {}): string {
+    if (this.source === undefined)
+      throw new ChaiError(
+        'OPTION_INVALID',
+        `${this.directory} has no chat template; build the prompt text yourself and pass it as a string`,
+      );
+    try {
+      this.template ??= new Template(this.source);
+      return this.template.render({ messages, add_generation_prompt: addGenerationPrompt, ...specialTokens(this.config), ...variables });
+    } catch (error) {
+      throw new ChaiError('OPTION_INVALID', `the chat template refused these messages: ${(error as Error).message}`, { cause: error });
+    }
+  }
+}
+
+/** A template of its own file wins; among several named ones the default is taken. */
+export function templateSource(file: string | undefined, config: JsonObject): string | undefined {
+  if (file !== undefined) return file;
+  const source = config.chat_template;
+  if (typeof source === 'string') return source;
+  if (!Array.isArray(source)) return undefined;
+  const named = source.find((entry) => entry?.name === 'default') ?? source[0];
+  return typeof named?.template === 'string' ? named.template : undefined;
+}
+
+function specialTokens(config: JsonObject): Record<string, string> {
+  const tokens: Record<string, string> = {};
+  for (const name of ['bos_token', 'eos_token', 'unk_token', 'pad_token']) {
+    const value = config[name] as string | { content?: unknown } | null | undefined;
+    const text = typeof value === 'string' ? value : value?.content;
+    if (typeof text === 'string') tokens[name] = text;
+  }
+  return tokens;
+}
