@@ -61,6 +61,7 @@ export type Attention = 'auto' | 'dense' | 'chai' | 'chai-static' | HeadPlan | (
 
 /** Reads and checks a head plan file. Throws PLAN_INVALID. */
 export async function readHeadPlan(path: string): Promise<HeadPlan> {
+  if (typeof path !== 'string') throw new ChaiError('OPTION_INVALID', `readHeadPlan: the path must be a string, not ${typeof path}`);
   const text = await readTextFile(path).catch((error) => {
     throw new ChaiError('PLAN_INVALID', (error as Error).message, { cause: error });
   });
@@ -152,6 +153,9 @@ function staticLayer(layer: HeadPlanLayer, clusters: number | undefined, config:
     throw invalid(`${where}.representatives: ${representatives.length} entries, but the layer has ${clusters} clusters`);
   if (representatives.some((head) => head >= config.heads))
     throw invalid(`${where}.representatives: names a head beyond the model's ${config.heads}`);
+  const stranger = representatives.findIndex((head, cluster) => clusterOf[head] !== cluster);
+  if (stranger >= 0)
+    throw invalid(`${where}.representatives.${stranger}: head ${representatives[stranger]} is not a member of cluster ${stranger}`);
   return { clusters, keyHeads: 0, clusterOf, representatives };
 }
 

@@ -43,7 +43,7 @@ export function planCache(
     return { contextLength, cacheTokens };
   }
   if (oneContext(contextLength) <= affordable)
-    return { contextLength, cacheTokens: Math.min(affordable, oneContext(contextLength) * Math.min(maxBatch, 8)) };
+    return { contextLength, cacheTokens: Math.min(affordable, oneContext(contextLength) * Math.min(maxBatch, 16)) };
   if (contextIsFixed || affordable < Math.min(leastContext, contextLength))
     throw tooMuch(
       oneContext(Math.min(contextLength, contextIsFixed ? contextLength : leastContext)),

@@ -23,7 +23,7 @@ export interface LoadOptions {
   contextLength?: number;
   /** Element type of the K/V cache. 'auto': float32 for float32 weights on the CPU, else float16. */
   cacheType?: 'auto' | 'float32' | 'float16' | 'bfloat16';
-  /** Tokens that all sessions together may hold (at full head count); default: 8 contexts, less where memory does not allow it. */
+  /** Tokens that all sessions together may hold (at full head count); default: maxBatch contexts (at most 16), less where memory does not allow it. */
   cacheTokens?: number;
   /** Most sequences computed in one step; default 16. More wait their turn. */
   maxBatch?: number;
@@ -108,8 +108,8 @@ const loadSchema = v.strictObject({
   onProgress: v.optional(v.function('expected a function')),
 });
 
-const stopText = v.pipe(v.string(), v.minLength(1), v.maxLength(1000));
 const stops = 'expected a text of 1 to 1000 characters, or a list of at most 64 such texts';
+const stopText = v.pipe(v.string(stops), v.minLength(1, stops), v.maxLength(1000, stops));
 const generateSchema = v.strictObject({
   maxTokens: v.optional(count(0, 1 << 28)),
   temperature: v.optional(between(0, 100), 0),
@@ -118,7 +118,7 @@ const generateSchema = v.strictObject({
   minP: v.optional(between(0, 1), 0),
   repetitionPenalty: v.optional(between(1e-6, 100), 1),
   seed: v.optional(count(0, Number.MAX_SAFE_INTEGER)),
-  stop: v.optional(v.union([stopText, v.pipe(v.array(stopText), v.maxLength(64))], stops)),
+  stop: v.optional(v.union([stopText, v.pipe(v.array(stopText), v.maxLength(64, stops))], stops)),
   ignoreEos: v.optional(flag, false),
   signal,
   logprobs: v.optional(flag, false),

@@ -52,10 +52,14 @@ function sharedLength(before: string, after: string): number {
   if (after.startsWith(before)) return before.length;
   let length = 0;
   while (length < before.length && before[length] === after[length]) ++length;
-  return length;
+  // Never between the two halves of a character.
+  return /[\uD800-\uDBFF]/.test(after[length - 1] ?? '') ? length - 1 : length;
 }
 
-/** Cuts a text stream at the first stop string; text that may be the start of one is held back until that is known. */
+/**
+ * Cuts a text stream where the first stop string is complete (the longest, when several end there), however the text is cut into pieces;
+ * text that may be the start of one is held back until that is known.
+ */
 export class StopStrings {
   private held = '';
   private readonly stops: string[];
@@ -71,15 +75,26 @@ export class StopStrings {
     if (this.stopped) return '';
     if (this.stops.length === 0) return text;
     const all = this.held + text;
-    const found = this.stops.map((stop) => all.indexOf(stop)).filter((at) => at >= 0);
-    if (found.length > 0) {
+    const cut = this.cut(all);
+    if (cut !== undefined) {
       this.stopped = true;
       this.held = '';
-      return all.slice(0, Math.min(...found));
+      return all.slice(0, cut);
     }
     const keep = Math.max(...this.stops.map((stop) => overlap(all, stop)));
     this.held = all.slice(all.length - keep);
     return all.slice(0, all.length - keep);
+  }
+
+  /** Where the text ends, when a stop string is in it. */
+  private cut(text: string): number | undefined {
+    let best: { start: number; end: number } | undefined;
+    for (const stop of this.stops) {
+      const start = text.indexOf(stop);
+      const end = start + stop.length;
+      if (start >= 0 && (!best || end < best.end || (end === best.end && start < best.start))) best = { start, end };
+    }
+    return best?.start;
   }
 
   /** The text held back at the end of the stream. */

@@ -74,14 +74,6 @@ test('chat_session.mjs: turns in one cache say what the same tokens say anew', a
   );
 });
 
-test('perplexity.mjs', async () => {
-  assert.match((await lines('perplexity.mjs')).join('\n'), /dense: [\d.]+ nats[\s\S]*chai: [\d.]+ nats[\s\S]*chai-static: [\d.]+ nats/);
-});
-
-test('sessions.mjs', async () => {
-  assert.match((await lines('sessions.mjs')).join('\n'), /^1: [\s\S]*\n2: [\s\S]*\nThere was once a fox/);
-});
-
 test('many_at_once.mjs: what each says alone, in fewer steps', async () => {
   const said = await lines('many_at_once.mjs');
   assert.is(said.length, 17);
