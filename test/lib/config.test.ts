@@ -56,6 +56,36 @@ test('what does not fit the weights or is no number is MODEL_INVALID', async () 
   refused('MODEL_INVALID', llama, { tie_word_embeddings: 'yes' }, /tie_word_embeddings/);
 });
 
+test('query heads that share no whole number of key heads are refused', async () => {
+  refused('UNSUPPORTED_MODEL', await fixture('llama-mha'), { num_key_value_heads: 4 }, /num_key_value_heads = 4.*divisor of the 6/);
+});
+
+test('the network under the head of another task is refused', async () => {
+  const llama = await fixture('llama-mha');
+  refused(
+    'UNSUPPORTED_MODEL',
+    llama,
+    { architectures: ['LlamaForSequenceClassification'] },
+    /architectures.*LlamaForSequenceClassification/,
+  );
+  for (const architectures of [null, [], ['LlamaModel'], ['LlamaForCausalLM'], ['OPTForCausalLM', 'X']])
+    assert.is(readArchitecture(changed(llama, { architectures })).config.heads, 6);
+});
+
+test('weights that nobody would read are refused; derived ones and further layers are not', async () => {
+  const files = await fixture('llama-mha');
+  const some = files.tensors.get('model.layers.0.input_layernorm.weight')!;
+  const withTensor = (name: string) => ({ ...files, tensors: new Map(files.tensors).set(name, { ...some, name, offset: 1 }) });
+  for (const name of [
+    'model.layers.0.self_attn.q_norm.weight',
+    'model.layers.2.self_attn.q_proj.bias',
+    'layers.1.mlp.up_proj.weight_scale',
+  ])
+    refused('UNSUPPORTED_MODEL', withTensor(name), {}, new RegExp(name));
+  for (const name of ['model.layers.0.self_attn.rotary_emb.inv_freq', 'model.layers.3.self_attn.q_proj.bias', 'decoder.version'])
+    assert.is(readArchitecture(withTensor(name)).config.layers, 3);
+});
+
 test('a context beyond the trained one is refused', async () => {
   const files = await fixture('llama-mha');
   assert.is(readArchitecture(files, 100).config.contextLength, 100);

@@ -74,6 +74,7 @@ test('chai-static takes memberships and finds default representatives', async ()
   await refused(broken({ clusters: 2, clusterOf: [0, 1, 2, 0] }), /beyond/);
   await refused(broken({ clusterOf: [0, 1, 0, 1], representatives: [0, 4] }), /head beyond/);
   await refused(broken({ clusterOf: [0, 1, 0, 1], representatives: [0] }), /representatives/);
+  await refused(broken({ clusterOf: [0, 1, 0, 1], representatives: [0, 2] }), /representatives\.1: head 2 is not a member of cluster 1/);
 });
 
 test('files are read; bad JSON and missing files are PLAN_INVALID', async () => {

@@ -56,6 +56,12 @@ test('lies about lengths, shapes and types are refused', () => {
   invalid(() => parse('{"a": '), /not valid JSON/);
 });
 
+test('types of fewer bits than a byte are known by size', () => {
+  assert.is(entry({ dtype: 'F4', shape: [2, 24] }).get('a')?.bytes, 24);
+  assert.is(entry({ dtype: 'F6_E2M3', shape: [32] }).get('a')?.bytes, 24);
+  invalid(() => entry({ dtype: 'F4', shape: [47] }), /needs 23.5/);
+});
+
 test('overlapping tensors are refused', () => {
   invalid(
     () => parse({ a: { dtype: 'F32', shape: [4], data_offsets: [0, 16] }, b: { dtype: 'F32', shape: [4], data_offsets: [12, 28] } }),

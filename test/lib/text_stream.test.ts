@@ -83,6 +83,24 @@ test('stop strings cut where they are complete, whatever the pieces', () => {
   );
 });
 
+test('the pieces a text comes in make no difference', () => {
+  const letters = fc.array(fc.string({ unit: fc.constantFrom('a', 'b', '😀', 'é'), maxLength: 6 }), { maxLength: 12 });
+  const stop = fc.string({ unit: fc.constantFrom('a', 'b', '😀', 'é'), minLength: 1, maxLength: 4 });
+  fc.assert(
+    fc.property(letters, fc.array(stop, { maxLength: 4 }), (pieces, stops) => {
+      const stream = new StopStrings(stops);
+      const shown = pieces.map((piece) => stream.push(piece)).join('') + stream.flush();
+      assert.is(shown, expected(pieces.join(''), stops));
+    }),
+    { numRuns: 3000 },
+  );
+});
+
+test('a decoder that changes its mind within a pair of surrogates does not cut the pair', () => {
+  const decoder = new TokenDecoder((ids) => (ids.length === 1 ? '😀' : '😁'), [1]);
+  assert.is(decoder.push(2), '😁');
+});
+
 test('text before the earliest stop string of one piece is shown', () => {
   const stream = new StopStrings(['two', 'one']);
   assert.is(stream.push('zero one two'), 'zero ');

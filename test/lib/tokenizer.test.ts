@@ -28,7 +28,7 @@ function code(work: () => unknown): string | undefined {
   return undefined;
 }
 
-// Ids by tokenizers 0.22: Tokenizer.from_file('models/starter/tokenizer.json').encode(text).ids; then decode with and without special tokens.
+// Ids by tokenizers 0.23.2: Tokenizer.from_file('models/starter/tokenizer.json').encode(text).ids; then decode with and without special tokens.
 const texts: [string, number[], string?][] = [
   ['Once upon a time', [48, 79, 384, 751, 260, 585]],
   ['', []],
