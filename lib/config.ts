@@ -49,7 +49,7 @@ function refuseOtherTasks({ config }: ModelFiles): void {
 }
 
 /** Buffers that old checkpoints store though they follow from the configuration. */
-const derived = /\.(rotary_emb\.inv_freq|masked_bias)$/;
+const derived = /\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)$/;
 
 /** A weight within a layer that nobody reads (a norm of queries, a scale of quantised rows, an adapter) would make the text silently wrong. */
 function refuseUnusedTensors({ name, config, layers }: Architecture, files: ModelFiles): void {

@@ -62,7 +62,10 @@ export interface GenerateOptions {
   logprobs?: boolean;
 }
 
-/** Text (special tokens are added as the tokenizer says), token ids (nothing is added), or a conversation (through the chat template). */
+/**
+ * Text (at the beginning of a session, special tokens are added as the tokenizer says), token ids (nothing is added), or a conversation
+ * (through the chat template, which writes its own special tokens).
+ */
 export type Prompt = string | readonly number[] | Int32Array | Uint32Array | { messages: readonly ChatMessage[] };
 
 const count = (least: number, most: number) => {

@@ -13,6 +13,7 @@ import {
   type GenerateOptions,
   type Prompt,
 } from './options';
+import { contextIds } from './text_stream';
 import type { TokenizerChannel } from './tokenizer_channel';
 
 /** Bytes of K/V pages held now, and what the same tokens would hold at full head count. */
@@ -157,22 +158,25 @@ export class Session {
       await after();
     };
     try {
-      const ids = await unlessAborted(this.#encode(prompt), halt, 'the generation');
+      const before = this.#native.tokens(); // later the engine may have added to them
+      const ids = await unlessAborted(this.#encode(prompt, before.length === 0), halt, 'the generation');
       const native = this.#native.generate(ids, {
         ...options,
         maxTokens: options.maxTokens ?? this.#context.contextLength,
         stopTokens: Int32Array.from(options.ignoreEos ? [] : this.#context.stopTokens),
       });
-      return { native, promptTokens: ids.length, stream: this.#context.channel.open(Array.from(this.#native.tokens().slice(-8))), release };
+      const context = [...before.slice(-contextIds), ...ids.slice(-contextIds)].slice(-contextIds);
+      return { native, promptTokens: ids.length, stream: this.#context.channel.open(context), release };
     } catch (error) {
       await release();
       throw error;
     }
   }
 
-  async #encode(prompt: Prompt): Promise<Int32Array> {
+  /** A beginning-of-sequence token belongs at the beginning only: text that goes on in a session gets no special tokens. */
+  async #encode(prompt: Prompt, isFirst: boolean): Promise<Int32Array> {
     const { channel } = this.#context;
-    if (typeof prompt === 'string') return channel.encode(prompt, true);
+    if (typeof prompt === 'string') return channel.encode(prompt, isFirst);
     if ('messages' in prompt) return channel.encodeChat(prompt.messages);
     return checkIds(prompt, 'generate');
   }

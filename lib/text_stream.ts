@@ -4,7 +4,8 @@
 export type Decode = (ids: number[]) => string;
 
 const replacement = '�';
-const contextIds = 8; // ids kept as left context of the next piece
+/** Ids kept as left context of the next piece. */
+export const contextIds = 8;
 const longestWindow = 32; // ids that may wait for a character to become whole; no real character needs more
 
 /**

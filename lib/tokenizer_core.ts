@@ -27,9 +27,11 @@ export class TokenizerCore {
   }
 
   encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
-    const { ids } = this.library.encode(text, { add_special_tokens: addSpecialTokens }) as { ids: (number | undefined)[] };
-    // Characters outside a vocabulary without an unknown token have no id; tokenizers (Rust) leaves them out.
-    return ids.filter((id) => id !== undefined);
+    const { ids } = this.library.encode(text, { add_special_tokens: addSpecialTokens });
+    // The library gives undefined or null here, which would become id 0 on its way to the engine.
+    if (!ids.every(Number.isInteger))
+      throw new ChaiError('MODEL_INVALID', 'the tokenizer has no token for some of this text, and no token for the unknown');
+    return ids;
   }
 
   decode(ids: readonly number[], { skipSpecialTokens = true }: DecodeOptions = {}): string {

@@ -24,7 +24,7 @@ const never = <Result>() => new Promise<Result>(() => {});
 
 /** An engine whose tokens are letters. After the last batch it waits until it is stopped, as an engine in a long step does. */
 function scene(batches: NativeTokens[], options: GenerateOptions = {}, start: () => Promise<void> = async () => {}): Scene {
-  const result = { stops: [], starts: 0, released: 0, pulls: 0 } as unknown as Scene;
+  const result = { stops: [], starts: 0, released: 0, pulls: 0 } as unknown as Scene; // live: read it as it changes
   let end = (_: Error) => {};
   const native: NativeGeneration = {
     next: () => {
@@ -45,6 +45,11 @@ function scene(batches: NativeTokens[], options: GenerateOptions = {}, start: ()
   };
   result.generation = new Generation(begin, checkGenerateOptions(options), 'at caller');
   return result;
+}
+
+/** Until the engine was asked for its batch `count`: all before it have been handed out. */
+async function pulled(s: Scene, count: number): Promise<void> {
+  while (s.pulls < count) await new Promise((resolve) => setImmediate(resolve));
 }
 
 async function drain(generation: Generation): Promise<Token[]> {
@@ -148,7 +153,8 @@ test('stop(), return() and a signal end a start that takes long', async () => {
 test('stop(), return() and a signal end a step that takes long', async () => {
   const stopped = scene([batch('a')]);
   const stopping = stopped.generation.text();
-  setTimeout(() => stopped.generation.stop(), 5);
+  await pulled(stopped, 2);
+  stopped.generation.stop();
   assert.is(await stopping, 'a');
   assert.is(stopped.stops[0], 1);
 
@@ -162,7 +168,8 @@ test('stop(), return() and a signal end a step that takes long', async () => {
   const abort = new AbortController();
   const s = scene([batch('ab')], { signal: abort.signal });
   const aborted = failure(s.generation.text());
-  setTimeout(() => abort.abort(new Error('enough')), 5);
+  await pulled(s, 2);
+  abort.abort(new Error('enough'));
   const error = await aborted;
   assert.is(error.code, 'ABORTED');
   assert.is((error.cause as Error).message, 'enough');

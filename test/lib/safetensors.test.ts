@@ -62,6 +62,11 @@ test('types of fewer bits than a byte are known by size', () => {
   invalid(() => entry({ dtype: 'F4', shape: [47] }), /needs 23.5/);
 });
 
+test('of a name that comes twice the last entry counts, as in JSON', () => {
+  const entryOf = (size: number) => `"a": {"dtype": "F32", "shape": [${size}], "data_offsets": [0, ${size * 4}]}`;
+  assert.equal(parse(`{${entryOf(3)}, ${entryOf(5)}}`).get('a')?.shape, [5]);
+});
+
 test('overlapping tensors are refused', () => {
   invalid(
     () => parse({ a: { dtype: 'F32', shape: [4], data_offsets: [0, 16] }, b: { dtype: 'F32', shape: [4], data_offsets: [12, 28] } }),

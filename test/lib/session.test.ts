@@ -74,6 +74,44 @@ test('a session made for one generation is closed when that does not come to beg
   }
 });
 
+test('text gets special tokens at the beginning of a session only, and streams after what came before', async () => {
+  const asked: boolean[] = [];
+  const contexts: number[][] = [];
+  const held: number[] = [];
+  const native = {
+    tokens: () => Int32Array.from(held),
+    generate: (ids: Int32Array) => {
+      held.push(...ids, 99); // an engine that has a token ready at once
+      return {
+        next: async () => ({ ids: new Int32Array(0), logprobs: new Float32Array(0), finish: 'stop' }),
+        stop: async () => {},
+        timings: () => ({ promptMs: 0, promptTokens: 0, decodeMs: 0, decodeTokens: 0 }),
+      };
+    },
+    close: async () => {},
+  } as unknown as NativeSequence;
+  const channel = {
+    encode: async (_: string, special: boolean) => {
+      asked.push(special);
+      return Int32Array.of(1, 2);
+    },
+    open: (context: number[]) => {
+      contexts.push(context);
+      return { push: async () => [], close: async () => '' };
+    },
+  };
+  const context = { owner: {}, channel, stopTokens: [], contextLength: 64, vocabularySize: 1000, availableBytes: () => 1e9 };
+  const session = new Session(native, context as unknown as SessionContext);
+  for (let turn = 0; turn < 4; ++turn) await session.complete('x');
+  assert.equal(asked, [true, false, false, false]);
+  assert.equal(contexts, [
+    [1, 2],
+    [1, 2, 99, 1, 2],
+    [1, 2, 99, 1, 2, 99, 1, 2],
+    [1, 2, 99, 1, 2, 99, 1, 2],
+  ]);
+});
+
 test('logits that memory cannot hold are refused before they are computed', async () => {
   const { session, seen } = open({ availableBytes: 100e6 });
   // 30,000 tokens x 1000 logits x 4 bytes

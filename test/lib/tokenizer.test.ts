@@ -1,11 +1,14 @@
 // The tokenizer of the starter model against tokenizers (Rust); special tokens and chat templates against transformers.
+import { readFileSync } from 'node:fs';
 import fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
+import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ChaiError } from '../../lib/errors';
 import type { ModelFiles } from '../../lib/model_files';
+import { TokenDecoder } from '../../lib/text_stream';
 import { Tokenizer } from '../../lib/tokenizer';
 import { TokenizerCore } from '../../lib/tokenizer_core';
 
@@ -156,11 +159,60 @@ test('files that are no tokenizer', () => {
   );
 });
 
-test('characters that the vocabulary lacks are left out, as by the Rust tokenizers', () => {
-  // Tokenizer(models.BPE(vocab={'a': 0, 'b': 1}, merges=[])).encode('axb').ids == [0, 1]
-  const model = { type: 'BPE', vocab: { a: 0, b: 1 }, merges: [], unk_token: null };
-  const json = { version: '1.0', added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, model };
-  assert.equal(new TokenizerCore(JSON.stringify(json), {}, 'tokenizer.json').encode('axb'), [0, 1]);
+const plain = { version: '1.0', added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
+const core = (fields: object) => new TokenizerCore(JSON.stringify({ ...plain, ...fields }), {}, 'tokenizer.json');
+
+test('characters that no token has: left out or refused, as by the Rust tokenizers, never another token', () => {
+  // Tokenizer(models.BPE({'a': 0, 'b': 1}, [])).encode('axb').ids == [0, 1]; the other two raise an exception
+  assert.equal(core({ model: { type: 'BPE', vocab: { a: 0, b: 1 }, merges: [], unk_token: null } }).encode('axb'), [0, 1]);
+  const wordLevel = { type: 'WordLevel', vocab: { a: 0 }, unk_token: '[UNK]' };
+  const unigram = { type: 'Unigram', vocab: [['a', 0]], unk_id: null };
+  for (const model of [wordLevel, unigram])
+    assert.is(
+      code(() => core({ model }).encode('axb')),
+      'MODEL_INVALID',
+    );
+});
+
+/** A vocabulary in the manner of SentencePiece: '▁' for spaces, and a token for each byte. */
+function byteFallback(): TokenizerCore {
+  const bytes = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
+  const tokens = ['<unk>', ...bytes, '▁', ...'abcdeé日'];
+  const replace = (pattern: string, content: string) => ({ type: 'Replace', pattern: { String: pattern }, content });
+  return core({
+    normalizer: { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, replace(' ', '▁')] },
+    decoder: {
+      type: 'Sequence',
+      decoders: [replace('▁', ' '), { type: 'ByteFallback' }, { type: 'Fuse' }, { type: 'Strip', content: ' ', start: 1, stop: 0 }],
+    },
+    model: {
+      type: 'BPE',
+      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+      merges: [],
+      unk_token: '<unk>',
+      byte_fallback: true,
+      fuse_unk: true,
+    },
+  });
+}
+
+test('a stream of any text, after any prompt, is the text: spaces, bytes and all', () => {
+  const starterCore = new TokenizerCore(readFileSync(path.join(starter, 'tokenizer.json'), 'utf8'), {}, 'tokenizer.json');
+  const piece = fc.constantFrom('a', 'bc', ' ', '  ', '\n', 'é', '日', '龘', '靐', '😀', '👩‍👩‍👧', '한', '𠮷', '.');
+  const text = fc.array(piece, { maxLength: 20 }).map((pieces) => pieces.join(''));
+  const word = text.map((rest) => `a${rest}`); // what a prompt ends with and a text begins with is not changed by decoding
+  for (const tokenizer of [starterCore, byteFallback()])
+    fc.assert(
+      fc.property(word, word, (prompt, added) => {
+        const promptIds = tokenizer.encode(prompt);
+        const ids = tokenizer.encode(` ${added}`).slice(tokenizer === starterCore ? 0 : 1); // without the prepended '▁'
+        const decoder = new TokenDecoder((list) => tokenizer.decode(list), promptIds);
+        const pieces = ids.map((id) => decoder.push(id));
+        assert.not.ok(pieces.some((shown) => shown.includes('\uFFFD')));
+        assert.is(pieces.join('') + decoder.flush(), ` ${added}`);
+      }),
+      { numRuns: 500 },
+    );
 });
 
 test.run();
