@@ -1,7 +1,7 @@
-// Loads the native addon and types its whole surface: the only file that knows the .node exists.
+// Types the whole surface of the native addon and loads it when it is first used (addon_loader.ts finds it).
 // In: plain numbers, typed arrays and file positions. Out: typed handles; every failure carries a `code` of errors.ts.
 import path from 'node:path';
-import nodeGypBuild from 'node-gyp-build';
+import { loadAddon } from './addon_loader';
 
 /** Element type of weights and caches. */
 export type ElementType = 'float32' | 'float16' | 'bfloat16';
@@ -186,6 +186,11 @@ export interface NativeSequence {
   /** undefined until membership is known. */
   headMaps(): LayerHeads[] | undefined;
   cacheBytes(): NativeCacheBytes;
+  /**
+   * Inner products of the heads' warm-up features over their first rows[i] rows: [rows x layers x heads x heads]. For a session of method
+   * chai that still warms up; `rows` ascend and are at most the warm-up tokens evaluated.
+   */
+  headGram(rows: Int32Array): Promise<Float64Array>;
   /** Idempotent; running work ends within one step, its promise rejects with CLOSED. */
   close(): Promise<void>;
 }
@@ -234,7 +239,12 @@ export interface NativeDevice {
 export interface NativeBinding {
   /** `onProgress` is called on the event loop with bytes read and bytes in all. `job.cancel()` rejects with ABORTED. */
   load(options: NativeLoadOptions, job: NativeCancel, onProgress?: (done: number, total: number) => void): Promise<NativeModel>;
+  /** May take a while where there is a GPU: its driver is asked. */
   devices(): NativeDevice[];
+  /** The same on a thread. */
+  findDevices(): Promise<NativeDevice[]>;
+  /** Bytes of host memory that may still be taken; limits of control groups count. */
+  availableBytes(): number;
   /** Clusters one layer from features; the function behind the online phase, exposed for tools and tests. `features`: [heads x length]. */
   clusterHeads(
     features: Float64Array,
@@ -243,5 +253,16 @@ export interface NativeBinding {
   ): { clusterOf: number[]; representatives: number[] };
 }
 
-/** The addon, loaded once per process or worker thread. */
-export const native = nodeGypBuild(path.join(__dirname, '..')) as NativeBinding;
+/**
+ * The addon, loaded at its first use and once per process or worker thread: importing the package works where the addon does not, and what
+ * needs it throws ADDON_UNAVAILABLE.
+ */
+export const native = new Proxy<{ addon?: NativeBinding }>(
+  {},
+  {
+    get(loaded, name) {
+      loaded.addon ??= loadAddon(path.join(__dirname, '..')) as NativeBinding;
+      return loaded.addon[name as keyof NativeBinding];
+    },
+  },
+) as NativeBinding;

@@ -13,7 +13,8 @@ export type ErrorCode =
   | 'DEVICE_FAULT'
   | 'SESSION_BUSY'
   | 'CLOSED'
-  | 'ABORTED';
+  | 'ABORTED'
+  | 'ADDON_UNAVAILABLE';
 
 const codes: ReadonlySet<string> = new Set<ErrorCode>([
   'MODEL_NOT_FOUND',
@@ -28,6 +29,7 @@ const codes: ReadonlySet<string> = new Set<ErrorCode>([
   'SESSION_BUSY',
   'CLOSED',
   'ABORTED',
+  'ADDON_UNAVAILABLE',
 ]);
 
 /** Every failure of this library. */

@@ -2,6 +2,19 @@
 
 export type { ModelConfig } from './config';
 export { ChaiError, type ErrorCode } from './errors';
+export { evaluate } from './evaluate/evaluate';
+export type {
+  AttentionResult,
+  EvaluateOptions,
+  Evaluation,
+  EvaluationProgress,
+  EvaluationTask,
+  Figure,
+  FigureName,
+  ItemDetail,
+  TaskName,
+  TaskResult,
+} from './evaluate/types';
 export { type Completion, type FinishReason, Generation, type Timings, type Token, type Usage } from './generation';
 export { type Attention, type HeadPlan, type HeadPlanLayer, type LayerHeads, readHeadPlan } from './head_plan';
 export { type Device, devices, inspectModel, type ModelInfo } from './inspect';

@@ -2,7 +2,8 @@
 import fs from 'node:fs/promises';
 import { ChaiError } from './errors';
 
-const largest = 10 * 1024 * 1024;
+/** Bytes that such a file may have. */
+export const largest = 10 * 1024 * 1024;
 
 export type JsonObject = Record<string, unknown>;
 

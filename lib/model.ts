@@ -1,8 +1,10 @@
 // A loaded model. In: a model directory and options. Out: generations, sessions, the tokenizer; everything is freed by close().
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Architecture } from './architectures/architecture';
 import {
   type ElementType,
   type NativeCancel,
+  type NativeDevice,
   type NativeMemory,
   type NativeModel,
   type NativePlan,
@@ -58,19 +60,22 @@ export async function loadModel(directory: string, options?: LoadOptions): Promi
 
 async function load(directory: string, options: CheckedLoadOptions): Promise<Model> {
   const files = await findModelFiles(directory);
+  await turn();
   let architecture = readArchitecture(files, options.contextLength);
   const plan = await resolveAttention(options.attention, architecture.config, files.headPlan);
   throwIfAborted(options.signal);
-  const device = chooseDevice(options.device);
+  const found = await native.findDevices();
+  const device = chooseDevice(options.device, found);
   const cacheType = options.cacheType === 'auto' ? defaultCacheType(architecture, device) : options.cacheType;
   const tensors = [...Object.values(architecture.weights), ...architecture.layers.flatMap((layer) => Object.values(layer))];
   const { contextLength, cacheTokens } = planCache(
     { ...options, contextLength: architecture.config.contextLength, contextIsFixed: options.contextLength !== undefined },
     cacheBytesPerToken(architecture.config, cacheType),
     weightBytes(tensors),
-    freeBytes(device),
+    freeBytes(device, found),
   );
   if (contextLength !== architecture.config.contextLength) architecture = readArchitecture(files, contextLength);
+  await turn(); // starting a thread takes a millisecond or two by itself
   const channel = new TokenizerChannel(files);
   try {
     reportProgress(options, 'tokenizer', 0, weightBytes(tensors));
@@ -154,14 +159,14 @@ async function checkVocabulary(channel: TokenizerChannel, { config }: Architectu
 }
 
 /** Bytes that may still be taken there; limits of control groups count. */
-function freeBytes(device: string): number {
-  return native.devices().find(({ id }) => id === device)?.freeBytes ?? Number.POSITIVE_INFINITY;
+function freeBytes(device: string, found: readonly NativeDevice[]): number {
+  return found.find(({ id, usable }) => id === device && usable)?.freeBytes ?? Number.POSITIVE_INFINITY;
 }
 
-function chooseDevice(wish: string): string {
+function chooseDevice(wish: string, found: readonly NativeDevice[]): string {
   if (wish === 'cuda') return 'cuda:0';
   if (wish !== 'auto') return wish;
-  return native.devices().find(({ id, usable }) => id.startsWith('cuda') && usable)?.id ?? 'cpu';
+  return found.find(({ id, usable }) => id.startsWith('cuda') && usable)?.id ?? 'cpu';
 }
 
 function defaultCacheType({ weights }: Architecture, device: string): ElementType {
@@ -214,7 +219,7 @@ export class Model {
       stopTokens: endOfSequenceIds(files, this.config.vocabularySize),
       contextLength: this.config.contextLength,
       vocabularySize: this.config.vocabularySize,
-      availableBytes: () => freeBytes('cpu'),
+      availableBytes: () => native.availableBytes(),
     };
   }
 
@@ -271,6 +276,12 @@ export class Model {
     } catch (error) {
       throw toChaiError(error, stack);
     }
+  }
+
+  /** @internal Text -> token ids on the tokenizer's thread: for texts so long that the event loop would stand still. */
+  encode(text: string, addSpecialTokens: boolean): Promise<Int32Array> {
+    this.#open();
+    return this.#channel.encode(text, addSpecialTokens);
   }
 
   /** Frees weights and cache; running work ends within one step with CLOSED. Idempotent. */

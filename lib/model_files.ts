@@ -2,8 +2,9 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { ChaiError } from './errors';
-import { isObject, type JsonObject, readJsonObject, readTextFile } from './json_file';
-import { readSafetensorsHeader, type Tensor } from './safetensors';
+import { isObject, type JsonObject, readTextFile } from './json_file';
+import { readObject, readTensorTable } from './large_file';
+import type { Tensor } from './safetensors';
 
 export interface LocatedTensor extends Tensor {
   /** Index into ModelFiles.weightFiles. */
@@ -29,11 +30,11 @@ export interface ModelFiles {
 export async function findModelFiles(directory: string): Promise<ModelFiles> {
   const at = (name: string) => path.join(directory, name);
   await checkDirectory(directory);
-  const config = await readJsonObject(at('config.json'));
+  const config = await readObject(at('config.json'));
   if (!config) throw new ChaiError('MODEL_NOT_FOUND', `${directory} has no config.json; give a directory in the Hugging Face layout`);
   const [generationConfig, tokenizerConfig, chatTemplateFile] = await Promise.all([
-    readJsonObject(at('generation_config.json')),
-    readJsonObject(at('tokenizer_config.json')),
+    readObject(at('generation_config.json')),
+    readObject(at('tokenizer_config.json')),
     readTextFile(at('chat_template.jinja')),
   ]);
   await checkTokenizerFile(at('tokenizer.json'));
@@ -78,7 +79,7 @@ async function findWeightFiles(directory: string): Promise<string[]> {
   const single = path.join(directory, 'model.safetensors');
   if (await exists(single)) return [single];
   const indexPath = path.join(directory, 'model.safetensors.index.json');
-  const index = await readJsonObject(indexPath);
+  const index = await readObject(indexPath, 'shards');
   if (!index)
     throw new ChaiError(
       'MODEL_NOT_FOUND',
@@ -100,7 +101,7 @@ async function readTensors(files: string[]): Promise<Map<string, LocatedTensor>>
   const tensors = new Map<string, LocatedTensor>();
   // One after another: headers may be large, and file handles few.
   for (const [file, name] of files.entries())
-    for (const tensor of (await readSafetensorsHeader(name)).values()) {
+    for (const tensor of (await readTensorTable(name)).values()) {
       const other = tensors.get(tensor.name);
       if (other)
         throw new ChaiError('MODEL_INVALID', `tensor ${JSON.stringify(tensor.name)} is in ${files[other.file]} and in ${files[file]}`);

@@ -1,4 +1,8 @@
 declare module 'node-gyp-build' {
-  /** Loads the addon of the package at `root`: build/Release first, then prebuilds. */
-  export default function load(root: string): unknown;
+  /** Finds the addon of the package at `root`: build/Release first, then prebuilds; throws when there is none. */
+  function load(root: string): unknown;
+  namespace load {
+    function resolve(root: string): string;
+  }
+  export default load;
 }

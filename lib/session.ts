@@ -116,6 +116,22 @@ export class Session {
     }, stack);
   }
 
+  /**
+   * @internal Inner products of the heads' warm-up features (causal softmax rows of tokens warmupStart, ...) over the first rows[i] of them:
+   * [rows x layers x heads x heads]. The session's method must be chai, and fewer tokens evaluated than its warm-up has; rows ascend.
+   */
+  async headGram(rows: readonly number[]): Promise<Float64Array> {
+    this.#idle();
+    this.#busy = true;
+    try {
+      return await this.#native.headGram(Int32Array.from(rows));
+    } catch (error) {
+      throw toChaiError(error);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
   /** Keeps the first `length` tokens: 0, or at least warmupStart + warmupTokens (membership depends on these). */
   truncate(length: number): void {
     if (!Number.isInteger(length) || length < 0 || length > 0x7fffffff)

@@ -34,6 +34,16 @@ export class Tokenizer {
     return this.load().decode(list, checkDecodeOptions(options));
   }
 
+  /**
+   * What stands before a text that has nothing before it: the beginning-of-sequence token, else the end-of-sequence one, as
+   * config.json names them; undefined when it names neither.
+   */
+  get prefixTokenId(): number | undefined {
+    const { config } = this.files;
+    const ids = [config.bos_token_id, config.eos_token_id].flat();
+    return ids.find((id): id is number => typeof id === 'number' && Number.isInteger(id) && id >= 0);
+  }
+
   /** Whether the model comes with a chat template. */
   get hasChatTemplate(): boolean {
     return this.source !== undefined;

@@ -2,8 +2,10 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <future>
 
 #include "error.h"
+#include "head_gram.h"
 #include "scheduler.h"
 
 namespace chai {
@@ -146,6 +148,28 @@ class SchedulerSession : public Session {
     return {use.keys, use.values, use.dense_keys, use.dense_values};
   }
 
+  std::vector<double> head_gram(const std::vector<int>& rows) override {
+    FeatureShape shape;
+    std::promise<std::vector<float>> downloaded;
+    {
+      const auto hold = scheduler_->lock();
+      check_idle();
+      shape = feature_shape(rows);
+      const size_t count = size_t(shape.layers) * size_t(shape.heads) * size_t(shape.length);
+      scheduler_->run_errand([features = sequence_->cache->features(), count, &downloaded](Backend* backend) {
+        try {
+          if (!backend) throw Error(Code::closed, "the model was closed while it was working");
+          std::vector<float> host(count);
+          backend->download(host.data(), features.get(), count * sizeof(float));
+          downloaded.set_value(std::move(host));
+        } catch (...) {
+          downloaded.set_exception(std::current_exception());
+        }
+      });
+    }
+    return chai::head_gram(downloaded.get_future().get(), shape, rows);
+  }
+
   void close(std::function<void()> done) override {
     Callbacks callbacks;
     {
@@ -161,6 +185,24 @@ class SchedulerSession : public Session {
   }
 
  private:
+  /// Proves that the sequence has feature rows up to the last of `rows`.
+  FeatureShape feature_shape(const std::vector<int>& rows) const {
+    const HeadPlan& plan = *sequence_->cache->geometry().plan;
+    if (plan.method != Method::chai || sequence_->cache->resolved())
+      throw Error(Code::option_invalid,
+                  "headGram: the session is not warming up; it needs method chai and fewer tokens than warmupStart + "
+                  "warmupTokens");
+    const int seen = sequence_->cache->features() ? std::max(0, sequence_->cached - plan.warmup_start) : 0;
+    int before = 0;
+    for (const int row : rows) {
+      if (row <= before || row > seen)
+        throw Error(Code::option_invalid, "headGram: rows must ascend from 1 to the " + std::to_string(seen) +
+                                              " feature rows there are, not " + std::to_string(row) + " after " + std::to_string(before));
+      before = row;
+    }
+    const Config& config = scheduler_->config();
+    return {config.layers, config.heads, plan.warmup_start, plan.feature_length()};
+  }
   int context() const { return scheduler_->config().context; }
   void check_open() const {
     if (sequence_->closed || scheduler_->closed()) throw Error(Code::closed, "the session is closed; open a new one");

@@ -1,4 +1,4 @@
-// Model files as byte ranges: the only file room that knows the operating system. In: a path. Out: bytes at an offset, or a mapping.
+// Model files as byte ranges. In: a path. Out: bytes at an offset, or a mapping. native/platform implements them.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -17,5 +17,10 @@ class File {
   /// Throws model_not_found.
   static std::shared_ptr<File> open(const std::string& path);
 };
+
+// The errors of every implementation.
+[[noreturn]] void fail_open(const std::string& path, const char* why);
+[[noreturn]] void fail_read(const std::string& path, uint64_t offset, const char* why);
+[[noreturn]] void fail_map(const std::string& path, const char* why);
 
 }  // namespace chai

@@ -48,6 +48,8 @@ class SequenceCache {
   /// The resolved tables; only when resolved().
   HeadMap head_map() const;
   CacheUse use(size_t page_bytes) const;
+  /// Device [layers][H][feature_length], as far as tokens have passed; null before the first step and once membership is known.
+  Memory features() const { return features_; }
   const PlanGeometry& geometry() const { return *geometry_; }
   std::shared_ptr<const PlanGeometry> shared_geometry() const { return geometry_; }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <utility>
 
 #include "error.h"
 
@@ -100,6 +101,22 @@ void Scheduler::close_sequence(Sequence& sequence, Callbacks& callbacks) {
   wake();
 }
 
+void Scheduler::run_errand(Errand errand) {
+  errands_.push_back(std::move(errand));
+  wake();
+}
+
+/// Whether there were any.
+bool Scheduler::run_errands(std::unique_lock<std::mutex>& hold) {
+  std::vector<Errand> errands = std::exchange(errands_, {});
+  if (errands.empty()) return false;
+  hold.unlock();
+  for (const Errand& errand : errands) errand(machine_.backend.get());
+  errands.clear();  // what they hold may live in the backend's memory
+  hold.lock();
+  return true;
+}
+
 MemoryUse Scheduler::memory() const {
   if (!machine_.backend) return {};
   return {machine_.loaded.bytes, uint64_t(pages_->used()) * page_bytes(), uint64_t(pages_->capacity()) * page_bytes(),
@@ -113,6 +130,7 @@ void Scheduler::run() {
     std::vector<Part> parts;
     Callbacks callbacks;
     change_ = false;
+    if (run_errands(hold)) continue;
     plan(step, parts, callbacks);
     if (!parts.empty()) {
       hold.unlock();
@@ -265,6 +283,7 @@ void Scheduler::fail_starved(Callbacks& callbacks) {
 }
 
 void Scheduler::shut_down(Callbacks& callbacks) {
+  for (const Errand& errand : std::exchange(errands_, {})) errand(nullptr);
   for (const auto& weak : sequences_)
     if (const auto sequence = weak.lock()) close_sequence(*sequence, callbacks);
   sequences_.clear();

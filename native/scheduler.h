@@ -51,6 +51,10 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   /// Ends a request with `error`, now or when the step under way is over.
   void interrupt(Request& request, std::exception_ptr error, Callbacks& callbacks);
   void close_sequence(Sequence& sequence, Callbacks& callbacks);
+  /// Work on the backend's memory: runs once between two steps, on the engine's thread without the lock; with null when the engine ends
+  /// first. It must not throw.
+  using Errand = std::function<void(Backend* backend)>;
+  void run_errand(Errand errand);
   /// Something changed that may let a paused or starved request run.
   void wake();
 
@@ -75,6 +79,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   void commit(const Step& step, std::vector<Part>& parts, std::exception_ptr error, double milliseconds, Callbacks& callbacks);
   void end(Request& request, std::exception_ptr error, Callbacks& callbacks);
   void fail_starved(Callbacks& callbacks);
+  bool run_errands(std::unique_lock<std::mutex>& hold);
   void shut_down(Callbacks& callbacks);
 
   std::shared_ptr<const Config> config_;
@@ -89,6 +94,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   std::vector<std::shared_ptr<Request>> active_;   // in turn order: those longest not served first
   std::vector<std::shared_ptr<Request>> starved_;  // of the last plan: no pages left for them
   std::vector<std::weak_ptr<Sequence>> sequences_;
+  std::vector<Errand> errands_;
   EngineStats stats_;
   uint64_t next_order_ = 0;
   std::thread thread_;

@@ -1,19 +1,54 @@
 #!/usr/bin/env node
-// The one place that builds the addon: npm, node-gyp (binding.gyp) and prebuildify all end here. Out: build/Release/chai_llm.node.
-const os = require('node:os');
+// The one place that builds the addon, by plain CMake and offline: npm, node-gyp (binding.gyp), prebuildify and `chai-llm build` all end here.
+// In: CMake definitions (-DNAME=VALUE). Out: build/Release/chai_llm.node.
+const fs = require('node:fs');
 const path = require('node:path');
-const { missingTools, root, runQuietly } = require('./native.cjs');
+const { buildTree, missingTools, root } = require('./native.cjs');
 
-const missing = missingTools();
-if (missing) {
-  process.stderr.write(`chai-llm: cannot build the native addon: ${missing}\n`);
-  process.exit(1);
+/**
+ * Builds the addon; returns undefined, or why it could not be built.
+ * `folder`: where the .node file goes; `tree`: CMake's own folder; `definitions`: -DNAME=VALUE; `jobs`: compilers at once.
+ */
+function buildAddon({ folder = path.join(root, 'build', 'Release'), tree = path.join(root, '.cmake'), definitions = [], jobs } = {}) {
+  const missing = missingTools();
+  if (missing) return missing;
+  try {
+    fs.mkdirSync(folder, { recursive: true });
+    fs.mkdirSync(tree, { recursive: true });
+    fs.accessSync(folder, fs.constants.W_OK);
+  } catch (error) {
+    return `${error.message}; run it as a user who may write there`;
+  }
+  const headers = [require('node-addon-api').include_dir, require('node-api-headers').include_dir].map((at) => path.resolve(at));
+  const all = [
+    `-DNODE_API_INCLUDE=${headers.join(';')}`,
+    `-DNODE_API_DEF=${require('node-api-headers').def_paths.node_api_def}`,
+    `-Daddon_folder=${folder}`,
+    ...definitions,
+  ];
+  // A tree that another version of CMake, another folder or another generator has made cannot be used again.
+  const cache = path.join(tree, 'CMakeCache.txt');
+  if (fs.existsSync(cache) && !fs.readFileSync(cache, 'utf8').includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${root.replace(/\\/g, '/')}\n`))
+    fs.rmSync(tree, { recursive: true });
+  return buildTree(tree, all, jobs) ? undefined : 'the compiler or CMake failed, see above';
 }
-const cmakeJs = require.resolve('cmake-js/bin/cmake-js');
-const tree = ['-d', root, '-O', path.join(root, '.cmake')];
-// `compile` would ignore changed definitions and build twice on failure: configure, then build.
-const definitions = process.env.CI ? ['--CDWARNINGS_AS_ERRORS=ON'] : [];
-const built =
-  runQuietly(process.execPath, [cmakeJs, 'configure', ...tree, ...definitions]) &&
-  runQuietly(process.execPath, [cmakeJs, 'build', ...tree, '--parallel', String(os.availableParallelism())]);
-process.exit(built ? 0 : 1);
+
+/** Takes away what a build leaves beside the addon. */
+function removeTree(tree) {
+  fs.rmSync(tree, { recursive: true, force: true });
+}
+
+module.exports = { buildAddon, removeTree };
+
+if (require.main === module) {
+  // prebuildify runs this in a folder of its own and says so by these variables.
+  const release = process.env.PREBUILD_ARCH
+    ? { folder: path.resolve('build', 'Release'), tree: path.resolve('tree'), definitions: ['-DPORTABLE=ON'] }
+    : {};
+  const given = process.argv.slice(2).filter((argument) => argument.startsWith('-D'));
+  const strict = process.env.CI ? ['-DWARNINGS_AS_ERRORS=ON'] : [];
+  const cross = process.env.CHAI_TOOLCHAIN ? [`-DCMAKE_TOOLCHAIN_FILE=${process.env.CHAI_TOOLCHAIN}`] : [];
+  const problem = buildAddon({ ...release, definitions: [...(release.definitions ?? []), ...strict, ...cross, ...given] });
+  if (problem) process.stderr.write(`chai-llm: cannot build the native addon: ${problem}\n`);
+  process.exit(problem ? 1 : 0);
+}

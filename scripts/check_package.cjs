@@ -1,33 +1,166 @@
-// Proves what `npm pack` would publish: no install script, the entry points, no models or tests. Exit code 1 naming what is wrong.
-const { execFileSync } = require('node:child_process');
-const { root } = require('./native.cjs');
-const manifest = require('../package.json');
+// Proves on the real tarball what README promises about installing: contents, size, an install without compiler and scripts, every way to load it,
+// the error and the build where no binary fits. Needs a built dist/ and the npm registry. Out: `N passed, N failed`; exit code 1 naming what is wrong.
+const { spawnSync } = require('node:child_process');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { present, root } = require('./native.cjs');
+const { contentFaults, pack, sizes } = require('./package/tarball.cjs');
+const programs = require('./package/programs.cjs');
+const { locate, otherNode, toolFolder, User } = require('./package/user.cjs');
 
-const problems = [];
-for (const script of ['preinstall', 'install', 'postinstall'])
-  if (manifest.scripts[script]) problems.push(`package.json has a script "${script}"`);
-if (manifest.gypfile !== false) problems.push('package.json must say "gypfile": false, or npm builds binding.gyp at install');
-const [pack] = JSON.parse(
-  execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {
-    cwd: root,
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'ignore'],
-  }),
-);
-const paths = new Set(pack.files.map((file) => file.path));
-for (const needed of [
-  'dist/index.js',
-  'dist/index.mjs',
-  'dist/index.d.ts',
-  'dist/index.d.mts',
-  'dist/cli/main.js',
-  'dist/tokenizer_worker.js',
-  'CMakeLists.txt',
-  'native/engine.h',
-  'LICENSE',
-  'README.md',
-])
-  if (!paths.has(needed)) problems.push(`the package lacks ${needed}`);
-for (const path of paths) if (/^(models|test|build|\.)/.test(path)) problems.push(`the package holds ${path}`);
-for (const problem of problems) process.stderr.write(`${problem}\n`);
-process.exit(problems.length > 0 ? 1 : 0);
+const platform = `${process.platform}-${process.arch}`;
+const starter = path.join(root, 'models', 'starter');
+const totals = { passed: 0, failed: 0 };
+
+/** Counts one check; `result` is a run, or faults. */
+function check(name, held, detail = '') {
+  ++totals[held ? 'passed' : 'failed'];
+  process.stdout.write(`${held ? 'ok    ' : 'FAILED'} ${name}\n`);
+  if (!held) process.stderr.write(`${detail}\n`);
+  return held;
+}
+
+const fine = (name, result) => check(name, result.ok && result.out.trim().endsWith('fine'), `${result.out}${result.err}`);
+
+function typeChecks(user) {
+  const tsc = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc');
+  for (const [file, ...options] of [
+    ['user.cts', '--module', 'node16'],
+    ['user.mts', '--module', 'node16'],
+    ['other.cts', '--module', 'nodenext'],
+    ['other.mts', '--module', 'nodenext'],
+    ['user.ts', '--module', 'esnext', '--moduleResolution', 'bundler'],
+  ]) {
+    fs.writeFileSync(path.join(user.folder, file), programs.typed);
+    const types = ['--typeRoots', path.join(root, 'node_modules', '@types'), '--types', 'node'];
+    const flags = ['--ignoreConfig', '--noEmit', '--strict', '--target', 'es2022', '--lib', 'esnext', ...types, ...options, file];
+    const { ok, out, err } = user.run([tsc, ...flags]);
+    check(`types: ${file} with ${options.join(' ')}`, ok, `${out}${err}`);
+  }
+}
+
+function bundles(user) {
+  const { buildSync } = require(require.resolve('esbuild', { paths: [path.dirname(require.resolve('tsx/package.json'))] }));
+  fs.writeFileSync(path.join(user.folder, 'source.mjs'), programs.bundled);
+  for (const [format, out] of [
+    ['cjs', 'bundle.cjs'],
+    ['esm', 'bundle.mjs'],
+  ]) {
+    const outfile = path.join(user.folder, out);
+    buildSync({
+      entryPoints: [path.join(user.folder, 'source.mjs')],
+      bundle: true,
+      platform: 'node',
+      format,
+      external: ['chai-llm'],
+      outfile,
+    });
+    fine(`a bundle (${format}) with chai-llm as an external`, user.run([out]));
+  }
+}
+
+/** Every way to load the installed package. */
+function loading(user, name) {
+  const result = user.program('app.cjs', programs.cjs(starter));
+  if (fine(`${name}: require, generate`, result)) {
+    const { requireMs, addonMs } = JSON.parse(result.out.split('\n')[0]);
+    process.stdout.write(`       require ${requireMs.toFixed(1)} ms, addon ${addonMs.toFixed(1)} ms\n`);
+  }
+  fine(`${name}: import, one instance with require`, user.program('app.mjs', programs.esm));
+  fine(`${name}: two worker threads`, user.program('worker.cjs', programs.worker(starter)));
+  const { ok, out, err } = user.cli(['info', '--devices']);
+  check(`${name}: chai-llm info --devices`, ok && /^cpu: /.test(out), `${out}${err}`);
+}
+
+/** What others look at in a package: publint, are-the-types-wrong, the licences of what it brings. */
+function inspections(tarball) {
+  const folder = path.join(root, 'scripts', 'tools');
+  if (!fs.existsSync(path.join(folder, 'node_modules')))
+    spawnSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'ignore' });
+  for (const [name, ...args] of [
+    ['publint', 'run', tarball, '--strict'],
+    ['attw', tarball],
+  ]) {
+    const tool = path.join(folder, 'node_modules', '.bin', name);
+    const { status, stdout, stderr } = spawnSync(tool, args, { encoding: 'utf8' });
+    check(`${name}: nothing to say`, status === 0 && !/suggestion|warning/i.test(stdout), `${stdout}${stderr}`);
+  }
+  const { status, stderr } = spawnSync(process.execPath, [path.join(__dirname, 'licenses.cjs'), '--check'], { encoding: 'utf8' });
+  check('licences of all dependencies: listed and allowed', status === 0, stderr);
+}
+
+/** Without a binary: an error that names all there is to know, then the build that it names. */
+function withoutBinary(user) {
+  fs.rmSync(path.join(user.package, 'prebuilds'), { recursive: true });
+  const { out } = user.program(
+    'none.cjs',
+    `const { devices, ChaiError } = require('chai-llm');
+     try { devices(); } catch (error) { if (error instanceof ChaiError) console.log(error.code + ': ' + error.message); }`,
+  );
+  const parts = [
+    /^ADDON_UNAVAILABLE: /,
+    new RegExp(platform),
+    /glibc \d|musl/,
+    /Node-API \d/,
+    /prebuilds/,
+    /build.Release/,
+    /npx chai-llm build/,
+  ];
+  for (const part of parts) check(`without a binary the error says ${part.source}`, part.test(out), out);
+  const bare = user.cli(['build']);
+  check(
+    '`chai-llm build` without compiler and CMake says what to install',
+    bare.status === 1 && /cmake .*compiler.*install/i.test(bare.err),
+    bare.err,
+  );
+
+  const tools = Object.fromEntries(['cmake', 'c++', 'make', 'ld', 'as', 'ar', 'ranlib', 'uname'].map((tool) => [tool, locate(tool)]));
+  const PATH = `${toolFolder(path.join(user.folder, 'compilers'), tools)}:${user.path}`;
+  const cuda = present('nvcc') ? ['--no-cuda'] : []; // a compiler that is there is used, and takes minutes
+  const built = user.offline().cli(['build', '--json', ...cuda], { PATH });
+  check(
+    `chai-llm build ${cuda.join()} with CMake and a compiler, offline`,
+    built.ok && JSON.parse(built.out).devices[0].usable,
+    `${built.out}${built.err}`,
+  );
+  check('the build leaves only the addon', !fs.existsSync(path.join(user.package, '.cmake-user')));
+  fine('what was built generates', user.program('app.cjs', programs.cjs(starter)));
+}
+
+function main() {
+  const prebuilt = spawnSync(process.execPath, [path.join(__dirname, 'prebuildify.cjs')], { cwd: root, encoding: 'utf8' });
+  process.stdout.write(prebuilt.stdout);
+  if (!check('prebuilt binary: symbol versions, exports, stripped, size', prebuilt.status === 0, prebuilt.stderr)) return;
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'chai-llm-package-'));
+  try {
+    const tarball = pack(folder);
+    process.stdout.write(`${sizes(tarball)}\n`);
+    const faults = contentFaults(tarball, platform);
+    check('contents of the tarball', faults.length === 0, faults.join('\n'));
+
+    inspections(tarball.file);
+    const quiet = new User(path.join(folder, 'no-scripts'));
+    const installed = quiet.install(tarball.file, '--ignore-scripts');
+    if (!check('npm install --ignore-scripts', installed.ok, installed.err)) return;
+    loading(quiet, `Node ${process.version}`);
+    typeChecks(quiet);
+    bundles(quiet);
+    for (const version of [20, 22, 24].filter((major) => major !== Number(process.versions.node.split('.')[0]))) {
+      const node = otherNode(path.join(folder, `node-${version}`), version);
+      if (!node) process.stdout.write(`skipped: Node ${version} cannot be had from the npm registry here\n`);
+      else loading(Object.assign(Object.create(quiet), { node }), `Node ${version}`);
+    }
+    const user = new User(path.join(folder, 'user'));
+    const plain = user.install(tarball.file);
+    if (!check('npm install without compiler and CMake', plain.ok && !/warn/i.test(plain.err), plain.err)) return;
+    fine('require after it', user.program('app.cjs', programs.cjs(starter)));
+    withoutBinary(user);
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+}
+
+main();
+process.stdout.write(`${totals.passed} passed, ${totals.failed} failed\n`);
+process.exit(totals.failed > 0 ? 1 : 0);

@@ -1,5 +1,7 @@
-// Runs the native build tools for the other scripts. In: a command line. Out: its status; quiet on success, its whole log on failure.
+// Runs the native build tools for the other scripts and for `chai-llm build`. In: a command line. Out: its status; quiet on success, its whole
+// log on failure.
 const { spawnSync } = require('node:child_process');
+const os = require('node:os');
 const path = require('node:path');
 
 const root = path.join(__dirname, '..');
@@ -18,21 +20,44 @@ function present(tool) {
   return spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0;
 }
 
+const remedies = {
+  linux:
+    'Debian, Ubuntu: apt-get install g++ make cmake; Fedora, RHEL, Amazon Linux: dnf install gcc-c++ make cmake; Alpine: apk add g++ make cmake linux-headers',
+  darwin: 'xcode-select --install && brew install cmake',
+  win32: 'Visual Studio Build Tools with "Desktop development with C++" and "C++ Clang tools for Windows"; it brings CMake along',
+};
+
 /** Names what a native build lacks, with the remedy, or returns undefined. */
 function missingTools() {
   const missing = [];
   if (!present('cmake')) missing.push('cmake 3.22 or newer');
-  if (!process.env.CXX && !present('c++') && !present('g++') && !present('clang++')) missing.push('a C++20 compiler');
+  if (process.platform !== 'win32') {
+    if (!process.env.CXX && !present('c++') && !present('g++') && !present('clang++'))
+      missing.push('a C++20 compiler (g++ 11 or clang 14, or newer)');
+    if (!process.env.CMAKE_GENERATOR && !present('make') && !present('ninja')) missing.push('make or ninja');
+  }
   if (missing.length === 0) return undefined;
-  const remedy = { linux: 'apt-get install g++ make cmake (or the like)', darwin: 'xcode-select --install && brew install cmake' };
-  return `${missing.join(' and ')} not found; install it: ${remedy[process.platform] ?? 'Visual Studio Build Tools with C++ and CMake'}`;
+  return `${missing.join(' and ')} not found; install it: ${remedies[process.platform] ?? remedies.linux}`;
 }
 
-/** Configures and builds one CMake tree without Node headers (tests); returns whether it succeeded. */
+/** Arguments of CMake that the platform asks for. */
+function generator() {
+  // The sources use vector extensions that MSVC lacks; Visual Studio's own clang has them.
+  if (process.platform === 'win32')
+    return process.env.CMAKE_GENERATOR ? [] : ['-T', 'ClangCL', '-A', process.arch === 'arm64' ? 'ARM64' : 'x64'];
+  return process.env.CMAKE_GENERATOR || present('make') ? [] : ['-G', 'Ninja'];
+}
+
+/** Configures and builds one CMake tree; returns whether it succeeded. `jobs`: compilers at once. */
+function buildTree(folder, definitions, jobs = os.availableParallelism()) {
+  const configure = ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', ...generator(), ...definitions];
+  const build = ['--build', folder, '--config', 'Release', '--parallel', String(Math.max(1, jobs))];
+  return runQuietly('cmake', configure) && runQuietly('cmake', build);
+}
+
+/** The native tests: no Node headers, no addon. */
 function buildTests(folder, definitions) {
-  const args = ['-S', root, '-B', folder, '-DCHAI_ADDON=OFF', '-DCHAI_TESTS=ON', '-DCMAKE_BUILD_TYPE=Release', ...definitions];
-  const jobs = String(Math.max(1, require('node:os').availableParallelism()));
-  return runQuietly('cmake', args) && runQuietly('cmake', ['--build', folder, '--parallel', jobs]);
+  return buildTree(folder, ['-DCHAI_ADDON=OFF', '-DCHAI_TESTS=ON', ...definitions]);
 }
 
-module.exports = { root, runQuietly, missingTools, buildTests };
+module.exports = { root, runQuietly, present, missingTools, buildTree, buildTests };

@@ -4,11 +4,13 @@ import { Command, CommanderError } from 'commander';
 import { ChaiError } from '../errors';
 import { version } from '../version';
 import { addBench } from './bench';
+import { addBuild } from './build';
 import { addChat } from './chat';
+import { addEvaluate } from './evaluate';
 import { addGenerate } from './generate';
 import { addInfo } from './info';
 
-const commands: ((program: Command) => Command)[] = [addGenerate, addChat, addInfo, addBench];
+const commands: ((program: Command) => Command)[] = [addGenerate, addChat, addInfo, addBench, addEvaluate, addBuild];
 
 const hint = '(add --help for the options)';
 

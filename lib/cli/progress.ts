@@ -34,3 +34,17 @@ export function countingBar(total: number): { step(what: string): void; end(): v
   bar.start(total, 0, { what: '' });
   return { step: (what) => bar.increment({ what }), end: () => bar.stop() };
 }
+
+/** Counts work of a size that becomes known on the way, with the time left. */
+export function remainingBar(name: string): { update(done: number, total: number, what: string): void; end(): void } {
+  if (!process.stderr.isTTY) return { update: () => {}, end: () => {} };
+  const bar = barOn(`${name} [{bar}] {percentage} % · {eta_formatted} left · {what}`);
+  bar.start(1, 0, { what: '' });
+  return {
+    update: (done, total, what) => {
+      if (bar.getTotal() !== total) bar.start(total, done, { what });
+      bar.update(done, { what });
+    },
+    end: () => bar.stop(),
+  };
+}

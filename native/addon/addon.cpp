@@ -1,7 +1,9 @@
 // Table of contents of the addon: what lib/binding.ts sees. State lives in the Environment of each JS environment.
 #include "../clustering.h"
 #include "../devices.h"
+#include "../platform/platform.h"
 #include "environment.h"
+#include "job.h"
 #include "model_object.h"
 #include "options.h"
 #include "session_object.h"
@@ -11,22 +13,39 @@
 namespace chai::addon {
 namespace {
 
+napi_value device_array(Napi::Env env, const std::vector<Device>& found) {
+  Napi::Array list = Napi::Array::New(env, found.size());
+  for (uint32_t i = 0; i < found.size(); ++i) {
+    Napi::Object device = Napi::Object::New(env);
+    device.Set("id", found[i].id);
+    device.Set("name", found[i].name);
+    device.Set("usable", found[i].reason.empty());
+    if (!found[i].reason.empty()) device.Set("reason", found[i].reason);
+    set(device, "totalBytes", found[i].total_bytes);
+    set(device, "freeBytes", found[i].free_bytes);
+    device.Set("detail", found[i].detail);
+    list.Set(i, device);
+  }
+  return list;
+}
+
 napi_value list_devices(napi_env env, napi_callback_info) noexcept {
-  return guarded(env, [&]() -> napi_value {
-    const std::vector<Device> found = devices();
-    Napi::Array list = Napi::Array::New(env, found.size());
-    for (uint32_t i = 0; i < found.size(); ++i) {
-      Napi::Object device = Napi::Object::New(env);
-      device.Set("id", found[i].id);
-      device.Set("name", found[i].name);
-      device.Set("usable", found[i].reason.empty());
-      if (!found[i].reason.empty()) device.Set("reason", found[i].reason);
-      set(device, "totalBytes", found[i].total_bytes);
-      set(device, "freeBytes", found[i].free_bytes);
-      device.Set("detail", found[i].detail);
-      list.Set(i, device);
-    }
-    return list;
+  return guarded(env, [&]() -> napi_value { return device_array(env, devices()); });
+}
+
+napi_value available_bytes(napi_env env, napi_callback_info) noexcept {
+  return guarded(env, [&]() -> napi_value { return Napi::Number::New(env, double(platform::host_memory().available)); });
+}
+
+/// On a thread: a GPU's driver may take a long time to wake up.
+napi_value find_devices(napi_env env, napi_callback_info raw) noexcept {
+  return promised(env, [&]() -> napi_value {
+    using Found = Job<std::vector<Device>>;
+    const std::shared_ptr<Environment> environment = Environment::of(Napi::CallbackInfo(env, raw).Env());
+    const auto job = Found::create(*environment, [](Napi::Env at, std::vector<Device>& found) { return device_array(at, found); });
+    const napi_value promise = job->promise();
+    Found::run(job, *environment, [] { return devices(); });
+    return promise;
   });
 }
 
@@ -66,7 +85,11 @@ Napi::Object install(Napi::Env env, Napi::Object exports) {
     define_model_class(*environment);
     define_sequence_class(*environment);
     define_generation_class(*environment);
-    const MethodEntry functions[] = {{"load", load}, {"devices", list_devices}, {"clusterHeads", cluster}};
+    const MethodEntry functions[] = {{"load", load},
+                                     {"devices", list_devices},
+                                     {"findDevices", find_devices},
+                                     {"availableBytes", available_bytes},
+                                     {"clusterHeads", cluster}};
     for (const MethodEntry& entry : functions) {
       const napi_property_descriptor property{entry.name, nullptr, entry.callback, nullptr, nullptr, nullptr, napi_enumerable, nullptr};
       require(env, napi_define_properties(env, exports, 1, &property));

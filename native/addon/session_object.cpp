@@ -89,6 +89,21 @@ napi_value cache_bytes(const Napi::CallbackInfo& info, SequenceHandle& handle) {
   return result;
 }
 
+/// On a thread: it waits for the step under way, and then computes.
+napi_value head_gram(const Napi::CallbackInfo& info, SequenceHandle& handle) {
+  using Values = std::vector<double>;
+  const std::shared_ptr<OpenSequence> sequence = handle.sequence;
+  sequence->open();
+  const std::vector<int32_t> rows = to_int32s(info[0], "rows", Code::option_invalid);
+  Environment& environment = sequence->model->environment();
+  const auto job =
+      Job<Values>::create(environment, [](Napi::Env env, Values& values) -> napi_value { return float64_array(env, std::move(values)); });
+  const napi_value promise = job->promise();
+  job->ended = [sequence] {};  // keeps it open meanwhile
+  Job<Values>::run(job, environment, [session = sequence->session, rows] { return session->head_gram(rows); });
+  return promise;
+}
+
 napi_value close(const Napi::CallbackInfo& info, SequenceHandle& handle) {
   if (!handle.closed.IsEmpty()) return handle.closed.Value();
   const std::shared_ptr<OpenSequence> sequence = handle.sequence;
@@ -121,6 +136,7 @@ void define_sequence_class(Environment& environment) {
                                                                                 {"fork", method<SequenceHandle, fork>},
                                                                                 {"headMaps", method<SequenceHandle, resolved_heads>},
                                                                                 {"cacheBytes", method<SequenceHandle, cache_bytes>},
+                                                                                {"headGram", async_method<SequenceHandle, head_gram>},
                                                                                 {"close", async_method<SequenceHandle, close>}});
 }
 

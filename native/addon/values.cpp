@@ -120,24 +120,33 @@ Napi::Int32Array int32_array(Napi::Env env, const std::vector<int32_t>& values) 
   return array;
 }
 
-Napi::Value float32_array(Napi::Env env, std::vector<float> values) {
-  const size_t bytes = values.size() * sizeof(float);
+namespace {
+
+template <typename Element>
+Napi::Value shared_array(Napi::Env env, std::vector<Element> values) {
+  using Array = Napi::TypedArrayOf<Element>;
+  const size_t bytes = values.size() * sizeof(Element);
   if (bytes >= shared_from) {
-    auto owner = std::make_unique<std::vector<float>>(std::move(values));
-    const auto finalize = [](napi_env, void*, void* hint) { delete static_cast<std::vector<float>*>(hint); };
+    auto owner = std::make_unique<std::vector<Element>>(std::move(values));
+    const auto finalize = [](napi_env, void*, void* hint) { delete static_cast<std::vector<Element>*>(hint); };
     napi_value buffer = nullptr;
     const napi_status status = napi_create_external_arraybuffer(env, owner->data(), bytes, finalize, owner.get(), &buffer);
     if (status == napi_ok) {
       const size_t count = owner.release()->size();
-      return Napi::Float32Array::New(env, count, Napi::ArrayBuffer(env, buffer), 0);
+      return Array::New(env, count, Napi::ArrayBuffer(env, buffer), 0);
     }
     if (status != napi_no_external_buffers_allowed) throw Napi::Error::New(env);
     values = std::move(*owner);
   }
-  Napi::Float32Array array = Napi::Float32Array::New(env, values.size());
+  Array array = Array::New(env, values.size());
   if (bytes > 0) std::memcpy(array.Data(), values.data(), bytes);
   return array;
 }
+
+}  // namespace
+
+Napi::Value float32_array(Napi::Env env, std::vector<float> values) { return shared_array(env, std::move(values)); }
+Napi::Value float64_array(Napi::Env env, std::vector<double> values) { return shared_array(env, std::move(values)); }
 
 Napi::Array number_array(Napi::Env env, const std::vector<int>& values) {
   Napi::Array array = Napi::Array::New(env, values.size());

@@ -76,6 +76,7 @@ class Fields {
 Napi::Int32Array int32_array(Napi::Env env, const std::vector<int32_t>& values);
 /// Hands a large vector's memory to JS without a copy where the platform allows it. V8 counts these bytes as external.
 Napi::Value float32_array(Napi::Env env, std::vector<float> values);
+Napi::Value float64_array(Napi::Env env, std::vector<double> values);
 Napi::Array number_array(Napi::Env env, const std::vector<int>& values);
 inline void set(Napi::Object& object, const char* field, uint64_t number) { object.Set(field, double(number)); }
 

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "../error.h"
+#include "../platform/platform.h"
 #include "cpu_backend.h"
 #include "memory.h"
 
@@ -221,7 +222,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   if (options.threads < 0 || options.threads > most)
     throw Error(Code::option_invalid, "threads is " + std::to_string(options.threads) + "; use 1 to " + std::to_string(most) +
                                           ", or 0 for one thread a physical core");
-  const int threads = options.threads ? options.threads : std::min(most, cpu::physical_cores());
+  const int threads = options.threads ? options.threads : std::min(most, platform::physical_cores());
   return std::make_unique<cpu::CpuBackend>(*cpu::usable_kernels().back(), threads);
 }
 

@@ -6,9 +6,8 @@
 
 namespace chai::cpu {
 
-/// Total and available bytes: the least of MemAvailable and what the control groups (v2 or v1) of this process leave; page cache counts
-/// as available. `root` stands before every path read (tests pass a made-up tree).
-DeviceMemory host_memory(const std::string& root = "");
+/// Total and available bytes of this process.
+DeviceMemory host_memory();
 
 /// Throws out_of_memory when `bytes` are not available. `what` names the use.
 void require_memory(uint64_t bytes, const char* what);

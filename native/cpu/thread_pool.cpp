@@ -1,16 +1,10 @@
 // A few threads that share the tasks of one call; see thread_pool.h.
 #include "thread_pool.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-
-#include <algorithm>
-#include <fstream>
-#include <set>
-#include <string>
 #include <system_error>
 #include <utility>
+
+#include "../platform/platform.h"
 
 namespace chai::cpu {
 namespace {
@@ -27,47 +21,15 @@ inline void pause() {
 #endif
 }
 
-int quota_cores() {
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  double quota = 0, period = 0;
-  if (v2 >> quota >> period && period > 0) return std::max(1, int(quota / period + 0.99));
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  if (v1_quota >> quota && v1_period >> period && quota > 0 && period > 0) return std::max(1, int(quota / period + 0.99));
-  return 1 << 20;
-}
-
 }  // namespace
 
-int physical_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return std::max(1, int(std::thread::hardware_concurrency()));
-  std::set<std::pair<int, int>> cores;  // (package, core)
-  int unknown = 0;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &set)) continue;
-    const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-    int package = 0, core = 0;
-    std::ifstream package_file(topology + "physical_package_id"), core_file(topology + "core_id");
-    if (package_file >> package && core_file >> core)
-      cores.insert({package, core});
-    else
-      ++unknown;
-  }
-  return std::max(1, std::min(int(cores.size()) + unknown, quota_cores()));
-}
-
 ThreadPool::ThreadPool(int threads) {
-  // Signals are for the host's own threads.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const platform::WithoutSignals quiet;
   try {
     for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { serve(worker); });
   } catch (const std::system_error&) {
     // The system gives no more threads: work with those there are.
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 ThreadPool::~ThreadPool() {

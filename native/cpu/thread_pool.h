@@ -10,9 +10,6 @@
 
 namespace chai::cpu {
 
-/// Physical cores that this process may use (affinity and control-group quota counted), at least 1.
-int physical_cores();
-
 /// The calling thread works too, as worker 0. Tasks are handed out one by one, so a worker that the system does not schedule costs nothing
 /// but the task it holds. Waiting threads spin a few microseconds, then sleep. One caller at a time.
 class ThreadPool {

@@ -1,0 +1,258 @@
+// The CUDA backend; see cuda_backend.h.
+#include <bit>
+
+#include "cuda_backend.h"
+#include "error.h"
+
+namespace chai::cuda {
+namespace {
+
+/// The power of two that a decode step's launches are sized for.
+int bucket_of(int count) { return int(std::bit_ceil(unsigned(count))); }
+
+Geometry geometry_of(const Config& config) {
+  Geometry g{};
+  g.layers = config.layers, g.heads = config.heads, g.key_value_heads = config.key_value_heads, g.head_dim = config.head_dim;
+  g.hidden = config.hidden, g.sliding_window = config.sliding_window, g.attention_scale = config.attention_scale;
+  return g;
+}
+
+float* floats(const Rows& rows) { return static_cast<float*>(rows.memory.get()); }
+
+}  // namespace
+
+CudaBackend::CudaBackend(const CudaOptions& options, DeviceFacts device) : options_(options), device_(std::move(device)) {
+  use_device(device_.index);
+  stream_ = make_stream();
+}
+
+CudaBackend::~CudaBackend() {
+  try {
+    use_device(device_.index);
+    synchronize(stream_);
+  } catch (...) {  // a faulted device: its memory goes with the context
+  }
+  staging_.reset();
+  forget_graphs();
+  free_stream(stream_);
+}
+
+std::string CudaBackend::describe() const { return "cuda:" + std::to_string(device_.index) + " (" + device_.name + ")"; }
+
+DeviceMemory CudaBackend::memory() const {
+  use_device(device_.index);
+  DeviceMemory memory;
+  memory_of_device(memory.available, memory.total);
+  return memory;
+}
+
+Memory CudaBackend::allocate(size_t bytes, const char* what) {
+  Memory memory = reserve(bytes, what);
+  fill(memory.get(), 0, bytes, stream_);
+  return memory;
+}
+Memory CudaBackend::reserve(size_t bytes, const char* what) {
+  use_device(device_.index);
+  return allocate_shared(bytes, what);
+}
+Rows CudaBackend::allocate_rows(int rows, int width, const char* what) {
+  return {allocate(size_t(rows) * size_t(pitch_of(width)) * sizeof(float), what), rows, width};
+}
+
+void CudaBackend::upload(void* device, const void* host, size_t bytes) {
+  use_device(device_.index);
+  if (bytes) copy_to_device(device, host, bytes, stream_);  // from pageable memory: staged before the call returns
+}
+void CudaBackend::download(void* host, const void* device, size_t bytes) {
+  use_device(device_.index);
+  if (bytes) copy_to_host(host, device, bytes, stream_);
+  synchronize(stream_);
+}
+void CudaBackend::copy(void* to, const void* from, size_t bytes) {
+  use_device(device_.index);
+  if (bytes) copy_on_device(to, from, bytes, stream_);
+}
+
+MatrixRef CudaBackend::prepare(const TensorSource& source) {
+  use_device(device_.index);
+  if (!staging_) staging_ = std::make_unique<Staging>(stream_);
+  return upload_matrix(source, options_.compute, *staging_);
+}
+
+void CudaBackend::download_logits(const Rows& logits, int row, int count, float* host) {
+  const size_t width = size_t(logits.width);
+  download(host, floats(logits) + size_t(row) * width, size_t(count) * width * sizeof(float));
+}
+
+void CudaBackend::plan(const Config& config, int rows, int sequences) {
+  use_device(device_.index);
+  staging_.reset();  // all weights are there
+  config_ = config;
+  rows_ = rows, sequences_ = sequences;
+  const int buckets = bucket_of(rows);  // a graph's launches cover the next power of two
+  linear_ = std::make_unique<Linear>(config, options_.compute, buckets, device_);
+  attention_ = std::make_unique<Attention>(config, buckets, bucket_of(sequences), device_);
+  clusterer_ = std::make_unique<Clusterer>(config, bucket_of(sequences), device_);
+  sampler_ = std::make_unique<TokenSampler>(config, buckets, device_);
+  arena_ = std::make_unique<StepArena>(config, rows, sequences);
+  query_pointers_ = DeviceArray<const void*>(size_t(config.layers), "pointers to queries");
+  launch_ = {};
+  launch_.stream = stream_, launch_.view = arena_->view(), launch_.geometry = geometry_of(config);
+  launch_.compute = options_.compute, launch_.device = &device_;
+}
+
+/// Decode steps come in few shapes: the second step of a shape is recorded, later ones are replayed. Anything else runs eagerly.
+void CudaBackend::choose_mode(const Step& step) {
+  mode_ = Mode::eager;
+  launch_.rows = step.rows(), launch_.sequences = int(step.sequences.size()), launch_.logit_rows = int(step.logit_rows.size());
+  launch_.host = &step;
+  launch_.prefill = launch_.warm_up = false;
+  for (const Segment& segment : step.segments) {
+    launch_.prefill |= segment.count > 1;
+    launch_.warm_up |= segment.warm_up;
+  }
+  if (!options_.graphs || launch_.prefill || launch_.warm_up || known_queries_.empty()) return;
+  const int rows = bucket_of(step.rows());
+  const int logit_rows = launch_.logit_rows == 0 ? 0 : bucket_of(launch_.logit_rows);
+  Recorded& known = graphs_[{rows, bucket_of(launch_.sequences), logit_rows, !step.draws.empty()}];
+  if (++known.seen == 1) return;
+  launch_.rows = rows, launch_.sequences = bucket_of(launch_.sequences), launch_.logit_rows = logit_rows;
+  launch_.host = nullptr;
+  mode_ = known.graph ? Mode::replaying : Mode::recording;
+}
+
+void CudaBackend::forget_graphs() {
+  for (auto& [shape, recorded] : graphs_)
+    if (recorded.graph) free_graph(recorded.graph);
+  graphs_.clear();
+}
+
+void CudaBackend::stop_recording() noexcept {
+  if (mode_ != Mode::recording) return;
+  mode_ = Mode::eager;
+  try {
+    free_graph(end_capture(stream_));
+  } catch (...) {  // the step has failed already; the capture goes with it
+  }
+}
+
+void CudaBackend::begin(const Step& step) {
+  use_device(device_.index);
+  stop_recording();  // a step that failed half-way
+  if (step.rows() > rows_ || int(step.sequences.size()) > sequences_)
+    throw Error(Code::device_fault, "a step of " + std::to_string(step.rows()) + " rows, but buffers for " + std::to_string(rows_));
+  if (step.pool.type == Element::float32)
+    throw Error(Code::option_invalid, "cacheType 'float32' is for the CPU; on a CUDA device use 'float16' or 'bfloat16'");
+  launch_.cache = step.pool.type;
+  choose_mode(step);
+  const bool rotary = !config_.rotary_frequencies.empty();
+  arena_->fill(step, rotary ? linear_->cosines() : nullptr, rotary ? linear_->sines() : nullptr, stream_);
+  if (!step.draws.empty()) sampler_->begin(step, stream_);
+  if (mode_ == Mode::recording) begin_capture(stream_);
+  if (replaying()) return;
+  if (rotary) linear_->rotary_tables(launch_);
+  attention_->begin(launch_);
+}
+
+void CudaBackend::embed(const Step&, const ModelWeights& weights, Rows& x) {
+  if (!replaying()) linear_->embed(launch_, weights, floats(x));
+}
+
+void CudaBackend::qkv(const Step&, Phase phase, int layer, const LayerWeights& weights, const Rows& x, Rows& queries) {
+  if (replaying() || (phase == Phase::warm_up && !launch_.warm_up)) return;
+  linear_->qkv(launch_, phase, layer, weights, floats(x), queries.memory.get());
+}
+
+void CudaBackend::cluster(const Step&, int layer, const Rows& queries) {
+  if (!replaying() && launch_.warm_up) clusterer_->cluster(launch_, layer, queries.memory.get());
+}
+
+/// The device's list of query buffers follows the engine's, which changes only when a plan with shared scores is opened.
+void CudaBackend::sync_queries(std::span<const Rows> queries) {
+  std::vector<const void*> now;
+  for (const Rows& rows : queries) now.push_back(rows.memory.get());
+  if (now == known_queries_) return;
+  if (mode_ == Mode::recording) throw Error(Code::device_fault, "query buffers changed while a step was recorded");
+  copy_to_device(query_pointers_.get(), now.data(), now.size() * sizeof(void*), stream_);
+  forget_graphs();
+  known_queries_ = std::move(now);
+}
+
+void CudaBackend::attend(const Step&, int layer, std::span<const Rows> queries, Rows& mixed) {
+  if (replaying()) return;
+  if (layer == 0) sync_queries(queries);
+  attention_->attend(launch_, layer, query_pointers_.get(), mixed.memory.get());
+}
+
+void CudaBackend::output(const Step&, const LayerWeights& weights, const Rows& mixed, Rows& x) {
+  if (!replaying()) linear_->output(launch_, weights, mixed.memory.get(), floats(x));
+}
+
+void CudaBackend::feed_forward(const Step&, const LayerWeights& weights, Rows& x) {
+  if (!replaying()) linear_->feed_forward(launch_, weights, floats(x));
+}
+
+void CudaBackend::logits(const Step&, const ModelWeights& weights, const Rows& x, Rows& logits) {
+  if (!replaying()) linear_->logits(launch_, weights, floats(x), floats(logits));
+}
+
+void CudaBackend::sample(const Step&, const Rows& logits) {
+  if (!replaying()) sampler_->sample(launch_, floats(logits));
+}
+
+void CudaBackend::finish(Step& step) {
+  if (mode_ != Mode::eager) {
+    Recorded& known = graphs_[{launch_.rows, launch_.sequences, launch_.logit_rows, !step.draws.empty()}];
+    if (mode_ == Mode::recording) {
+      mode_ = Mode::eager;  // whatever end_capture says, the capture is over
+      known.graph = end_capture(stream_);
+    }
+    replay(known.graph, stream_);
+    ++replays_;
+  }
+  mode_ = Mode::eager;
+  synchronize(stream_);
+  if (!step.draws.empty()) sampler_->finish(step);
+}
+
+}  // namespace chai::cuda
+
+namespace chai {
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  std::string why_none;
+  const std::vector<cuda::DeviceFacts> found = cuda::find_devices(why_none);
+  const auto refuse = [&](const std::string& reason) {
+    throw Error(Code::device_unavailable,
+                "device 'cuda:" + std::to_string(options.device) + "' cannot be used: " + reason + "; use device 'cpu' or 'auto'");
+  };
+  if (found.empty()) refuse(why_none);
+  if (options.device < 0 || options.device >= int(found.size()))
+    refuse("there are " + std::to_string(found.size()) + " CUDA devices, numbered from 0");
+  if (!found[size_t(options.device)].reason.empty()) refuse(found[size_t(options.device)].reason);
+  if (options.compute == Element::float32) throw Error(Code::option_invalid, "a CUDA device computes in float16 or bfloat16");
+  return std::make_unique<cuda::CudaBackend>(options, found[size_t(options.device)]);
+}
+
+std::vector<Device> cuda_devices() {
+  std::string why_none;
+  std::vector<Device> out;
+  for (const cuda::DeviceFacts& facts : cuda::find_devices(why_none)) {
+    Device device;
+    device.id = "cuda:" + std::to_string(facts.index);
+    device.name = facts.name;
+    device.reason = facts.reason;
+    device.total_bytes = facts.total_bytes, device.free_bytes = facts.free_bytes;
+    device.detail = "compute capability " + std::to_string(facts.capability / 10) + "." + std::to_string(facts.capability % 10) + ", " +
+                    std::to_string(facts.processors) + " multiprocessors";
+    out.push_back(device);
+  }
+  if (!out.empty()) return out;
+  Device none;
+  none.id = "cuda";
+  none.name = "NVIDIA CUDA";
+  none.reason = why_none;
+  return {none};
+}
+
+}  // namespace chai

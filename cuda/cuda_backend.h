@@ -1,0 +1,85 @@
+// The CUDA backend: the fused steps of native/backend.h, enqueued on one stream of one device. In: steps, weights. Out: activations, pages.
+// Decode steps are recorded as a graph the second time their shape comes, and replayed from then on.
+#pragma once
+#include <map>
+#include <tuple>
+
+#include "../native/cuda.h"
+#include "attention.h"
+#include "clusterer.h"
+#include "linear.h"
+#include "step_arena.h"
+#include "step_launch.h"
+#include "token_sampler.h"
+#include "upload.h"
+
+namespace chai::cuda {
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(const CudaOptions& options, DeviceFacts device);
+  ~CudaBackend() override;
+
+  std::string describe() const override;
+  DeviceMemory memory() const override;
+  Memory allocate(size_t bytes, const char* what) override;
+  Memory reserve(size_t bytes, const char* what) override;
+  Rows allocate_rows(int rows, int width, const char* what) override;
+  void upload(void* device, const void* host, size_t bytes) override;
+  void download(void* host, const void* device, size_t bytes) override;
+  void copy(void* to, const void* from, size_t bytes) override;
+  MatrixRef prepare(const TensorSource& source) override;
+  void download_logits(const Rows& logits, int row, int count, float* host) override;
+
+  void plan(const Config& config, int rows, int sequences) override;
+  void begin(const Step& step) override;
+  void embed(const Step& step, const ModelWeights& weights, Rows& x) override;
+  void qkv(const Step& step, Phase phase, int layer, const LayerWeights& weights, const Rows& x, Rows& queries) override;
+  void cluster(const Step& step, int layer, const Rows& queries) override;
+  void attend(const Step& step, int layer, std::span<const Rows> queries, Rows& mixed) override;
+  void output(const Step& step, const LayerWeights& weights, const Rows& mixed, Rows& x) override;
+  void feed_forward(const Step& step, const LayerWeights& weights, Rows& x) override;
+  void logits(const Step& step, const ModelWeights& weights, const Rows& x, Rows& logits) override;
+  void sample(const Step& step, const Rows& logits) override;
+  void finish(Step& step) override;
+
+  /// Steps that ran as a replayed graph so far.
+  int64_t replays() const { return replays_; }
+
+ private:
+  enum class Mode : uint8_t { eager, recording, replaying };
+  /// What a graph's launches depend on: buckets of rows, sequences and logit rows, and whether tokens are drawn.
+  using Shape = std::tuple<int, int, int, bool>;
+  struct Recorded {
+    Graph graph = nullptr;
+    int seen = 0;
+  };
+
+  bool replaying() const { return mode_ == Mode::replaying; }
+  void choose_mode(const Step& step);
+  void forget_graphs();
+  void stop_recording() noexcept;
+  void sync_queries(std::span<const Rows> queries);
+
+  CudaOptions options_;
+  DeviceFacts device_;
+  Stream stream_ = nullptr;
+  std::unique_ptr<Staging> staging_;  // while weights are loaded
+  Config config_;
+  int rows_ = 0, sequences_ = 0;
+
+  std::unique_ptr<Linear> linear_;
+  std::unique_ptr<Attention> attention_;
+  std::unique_ptr<Clusterer> clusterer_;
+  std::unique_ptr<TokenSampler> sampler_;
+  std::unique_ptr<StepArena> arena_;
+  DeviceArray<const void*> query_pointers_;  // [layers], in device memory
+  std::vector<const void*> known_queries_;   // the same on the host
+
+  StepLaunch launch_;  // of the running step
+  Mode mode_ = Mode::eager;
+  std::map<Shape, Recorded> graphs_;
+  int64_t replays_ = 0;
+};
+
+}  // namespace chai::cuda

@@ -1,0 +1,84 @@
+// `evaluate`: tasks under several kinds of attention, side by side on the same items. In: a loaded model, tasks. Out: figures with errors.
+import { setMaxListeners } from 'node:events';
+import { abortError, ChaiError, callerStack, toChaiError } from '../errors';
+import type { Model } from '../model';
+import { closeColumns, openColumns } from './columns';
+import { figuresOf, type Outcome, scoredTokens } from './figures';
+import { type Measured, measure, unitTokens } from './measure';
+import { type CheckedOptions, checkOptions } from './options';
+import type { EvaluateOptions, Evaluation, EvaluationProgress, TaskResult } from './types';
+import { type PreparedTask, prepare, type Unit } from './units';
+
+/**
+ * Scores tasks under each kind of attention in `compare`, on the same items: perplexity of texts, multiple choice by log-likelihood, last
+ * words, minimal pairs, agreement with dense. Rules: lm-evaluation-harness's, see `docs/evaluation.md`.
+ * @throws {ChaiError} OPTION_INVALID (options; a file or a line of it, by name), PLAN_INVALID, OUT_OF_MEMORY, ABORTED, CLOSED
+ */
+export async function evaluate(model: Model, options: EvaluateOptions): Promise<Evaluation> {
+  const stack = callerStack(evaluate);
+  const inner = new AbortController();
+  setMaxListeners(0, inner.signal); // every item at work listens; the caller's signal is not ours to change
+  const abort = () => inner.abort(options?.signal?.reason);
+  try {
+    const checked = checkOptions(options);
+    if (checked.signal?.aborted) abort();
+    checked.signal?.addEventListener('abort', abort, { once: true });
+    return await run(model, { ...checked, signal: inner.signal });
+  } catch (error) {
+    throw toChaiError(inner.signal.aborted ? abortError(inner.signal, 'the evaluation') : error, stack);
+  } finally {
+    options?.signal?.removeEventListener?.('abort', abort);
+  }
+}
+
+async function run(model: Model, options: CheckedOptions & { signal: AbortSignal }): Promise<Evaluation> {
+  if (options.signal.aborted) throw abortError(options.signal, 'the evaluation');
+  const columns = await openColumns(model, options);
+  try {
+    const tasks: PreparedTask[] = [];
+    for (const task of options.tasks) {
+      tell(options, { ...task, phase: 'reading', done: 0, total: 0 });
+      tasks.push(await prepare(task, model, options));
+    }
+    const total = tasks.reduce((sum, { units }) => sum + units.reduce((all, unit) => all + unitTokens(unit), 0), 0) * columns.length;
+    let done = 0;
+    const results: TaskResult[] = [];
+    for (const task of tasks) {
+      const report = (tokens: number) => {
+        done += tokens;
+        tell(options, { phase: 'scoring', task: task.task, file: task.file, done, total });
+      };
+      results.push(resultOf(task, await measure(task, { model, columns, options, report }), options));
+    }
+    return { tasks: results };
+  } finally {
+    await closeColumns(columns);
+  }
+}
+
+function tell({ onProgress }: CheckedOptions, progress: EvaluationProgress): void {
+  try {
+    onProgress?.(progress);
+  } catch (error) {
+    throw new ChaiError('OPTION_INVALID', `onProgress threw: ${(error as Error)?.message ?? String(error)}`, { cause: error });
+  }
+}
+
+function resultOf(task: PreparedTask, measured: readonly Measured[], { details }: CheckedOptions): TaskResult {
+  const dense = measured.find(({ attention }) => attention === 'dense');
+  const { units, form: _, ...about } = task;
+  return {
+    ...about,
+    items: units.length,
+    truncated: units.filter(({ truncated }) => truncated).length,
+    results: measured.map(({ outcomes, ...rest }) => ({
+      ...rest,
+      figures: figuresOf(task, outcomes, rest.attention === 'dense' || task.form.kind === 'agreement' ? undefined : dense?.outcomes),
+      ...(details && { items: units.map((unit, i) => detail(unit, outcomes[i] as Outcome)) }),
+    })),
+  };
+}
+
+function detail({ line, gold, sequences }: Unit, { logLikelihoods, greedy }: Outcome) {
+  return { line, gold, logLikelihoods, greedy, tokens: sequences.map((sequence) => scoredTokens([sequence])) };
+}

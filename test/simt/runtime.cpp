@@ -1,0 +1,93 @@
+// The CUDA runtime calls of cuda/runtime.h on the host: memory is the heap, streams are empty names, work runs when it is enqueued.
+// A budget makes "out of memory" testable. Graphs are not recorded here: what was enqueued has run.
+#include "runtime.h"
+
+#include <chrono>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+#include "error.h"
+#include "simt_runtime.h"
+
+namespace chai::cuda {
+namespace {
+
+struct Heap {
+  std::mutex mutex;
+  std::unordered_map<void*, size_t> blocks;
+  uint64_t used = 0, total = uint64_t{4} << 30;
+};
+Heap& heap() {
+  static Heap all;
+  return all;
+}
+
+}  // namespace
+
+void set_device_bytes(uint64_t total) { heap().total = total; }
+uint64_t device_bytes_used() {
+  const std::lock_guard hold(heap().mutex);
+  return heap().used;
+}
+
+std::vector<DeviceFacts> find_devices(std::string&) {
+  DeviceFacts facts;
+  facts.name = "SIMT shim";
+  facts.capability = 80, facts.processors = 4, facts.shared_bytes = 99 * 1024, facts.l2_bytes = 1 << 20;
+  memory_of_device(facts.free_bytes, facts.total_bytes);
+  return {facts};
+}
+void use_device(int) {}
+void memory_of_device(uint64_t& free_bytes, uint64_t& total_bytes) {
+  const std::lock_guard hold(heap().mutex);
+  total_bytes = heap().total;
+  free_bytes = heap().total > heap().used ? heap().total - heap().used : 0;
+}
+
+void* allocate_device(size_t bytes) {
+  Heap& h = heap();
+  const std::lock_guard hold(h.mutex);
+  if (h.used + bytes > h.total) return nullptr;
+  void* memory = ::operator new (bytes + 1, std::align_val_t{256}, std::nothrow);
+  if (!memory) return nullptr;
+  std::memset(memory, 0xff, bytes);  // NaN: fresh device memory is not zero
+  h.blocks[memory] = bytes;
+  h.used += bytes;
+  return memory;
+}
+void free_device(void* memory) noexcept {
+  if (!memory) return;
+  Heap& h = heap();
+  const std::lock_guard hold(h.mutex);
+  h.used -= h.blocks[memory];
+  h.blocks.erase(memory);
+  ::operator delete (memory, std::align_val_t{256});
+}
+void* allocate_pinned(size_t bytes) { return ::operator new (bytes, std::align_val_t{256}, std::nothrow); }
+void free_pinned(void* memory) noexcept { ::operator delete (memory, std::align_val_t{256}); }
+
+Stream make_stream() { return nullptr; }
+void free_stream(Stream) noexcept {}
+void copy_to_device(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
+void copy_to_host(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
+void copy_on_device(void* to, const void* from, size_t bytes, Stream) { std::memmove(to, from, bytes); }
+void fill(void* to, int byte, size_t bytes, Stream) { std::memset(to, byte, bytes); }
+void synchronize(Stream) {}
+
+using Clock = std::chrono::steady_clock;
+Event make_event() { return reinterpret_cast<Event>(new Clock::time_point(Clock::now())); }
+void free_event(Event event) noexcept { delete reinterpret_cast<Clock::time_point*>(event); }
+void record(Event event, Stream) { *reinterpret_cast<Clock::time_point*>(event) = Clock::now(); }
+void wait(Event) {}
+float milliseconds_between(Event from, Event to) {
+  return std::chrono::duration<float, std::milli>(*reinterpret_cast<Clock::time_point*>(to) - *reinterpret_cast<Clock::time_point*>(from))
+      .count();
+}
+
+void begin_capture(Stream) { throw Error(Code::device_fault, "the host shim records no graphs"); }
+Graph end_capture(Stream) { throw Error(Code::device_fault, "the host shim records no graphs"); }
+void replay(Graph, Stream) {}
+void free_graph(Graph) noexcept {}
+
+}  // namespace chai::cuda
