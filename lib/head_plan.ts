@@ -51,8 +51,12 @@ const planSchema = v.object({
   layers: v.pipe(v.array(layerSchema), v.minLength(1), v.maxLength(4096)),
 });
 
-/** What a model prescribes for all layers' heads; the content of head-plan.json. */
+/**
+ * What a model prescribes for all layers' heads; the content of head-plan.json.
+ * @interface
+ */
 export type HeadPlan = v.InferInput<typeof planSchema>;
+/** @interface */
 export type HeadPlanLayer = v.InferInput<typeof layerSchema>;
 type CheckedPlan = v.InferOutput<typeof planSchema>;
 

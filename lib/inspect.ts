@@ -7,6 +7,7 @@ import { cacheBytesPerToken, elementSize, weightBytes } from './memory_budget';
 import { findModelFiles } from './model_files';
 import { Tokenizer } from './tokenizer';
 
+/** @interface */
 export type Device = NativeDevice;
 
 export interface ModelInfo {

@@ -33,9 +33,15 @@ import { TokenizerChannel } from './tokenizer_channel';
 
 const stepRows = 512; // rows of one step: long prompts are computed in chunks of this many tokens
 
-/** Bytes the model takes: weights, K/V pages in use, the whole K/V pool (committed as it is used), buffers of a step. */
+/**
+ * Bytes the model takes: weights, K/V pages in use, the whole K/V pool (committed as it is used), buffers of a step.
+ * @interface
+ */
 export type ModelMemory = NativeMemory;
-/** Steps run, rows computed in them, the most sequences in one step, milliseconds spent. */
+/**
+ * Steps run, rows computed in them, the most sequences in one step, milliseconds spent.
+ * @interface
+ */
 export type ModelStats = NativeStats;
 
 /** Ends the tokenizer threads of models that were dropped without close(). */

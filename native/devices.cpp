@@ -2,6 +2,7 @@
 #include "devices.h"
 
 #include "backend.h"
+#include "cuda.h"
 #include "platform/platform.h"
 
 namespace chai {
@@ -29,6 +30,10 @@ Device cpu_device() {
 
 }  // namespace
 
-std::vector<Device> devices() { return {cpu_device()}; }
+std::vector<Device> devices() {
+  std::vector<Device> found = {cpu_device()};
+  for (Device& device : cuda_devices()) found.push_back(std::move(device));
+  return found;
+}
 
 }  // namespace chai

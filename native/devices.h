@@ -14,7 +14,7 @@ struct Device {
   std::string detail;  // CPU: instruction set chosen and physical cores
 };
 
-/// A build without CUDA lists no CUDA device at all.
+/// Where no CUDA device can be used, one entry "cuda" says why.
 std::vector<Device> devices();
 
 }  // namespace chai

@@ -2,8 +2,10 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <future>
 
+#include "cuda.h"
 #include "error.h"
 #include "head_gram.h"
 #include "scheduler.h"
@@ -258,10 +260,21 @@ class SchedulerEngine : public Engine {
   std::string device_;
 };
 
+/// bfloat16 has the range of float32 weights that float16 lacks, float16 the digits: the model's own choice is kept.
+Element compute_type(const LoadOptions& options) {
+  return options.token_embedding.type == Element::bfloat16 ? Element::bfloat16 : Element::float16;
+}
+
 std::unique_ptr<Backend> make_backend(const LoadOptions& options) {
   if (options.device == "cpu") return make_cpu_backend({options.threads});
-  throw Error(Code::device_unavailable,
-              "device '" + options.device + "' cannot be used: this build has no CUDA code; use device 'cpu' or 'auto'");
+  if (!options.device.starts_with("cuda"))
+    throw Error(Code::device_unavailable, "there is no device '" + options.device + "'; use 'cpu', 'cuda', 'cuda:1' or 'auto'");
+  if (options.cache_type == Element::float32)
+    throw Error(Code::option_invalid, "cacheType 'float32' is for the CPU; on a CUDA device use 'float16' or 'bfloat16'");
+  CudaOptions cuda;
+  if (options.device.size() > 5) cuda.device = std::atoi(options.device.c_str() + 5);  // "cuda:N", checked where it came in
+  cuda.compute = compute_type(options);
+  return make_cuda_backend(cuda);
 }
 
 /// The page pool: cache_tokens tokens at full head count, in whole blocks.

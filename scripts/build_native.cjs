@@ -47,7 +47,7 @@ if (require.main === module) {
     : {};
   const given = process.argv.slice(2).filter((argument) => argument.startsWith('-D'));
   const strict = process.env.CI ? ['-DWARNINGS_AS_ERRORS=ON'] : [];
-  const cross = process.env.CHAI_TOOLCHAIN ? [`-DCMAKE_TOOLCHAIN_FILE=${process.env.CHAI_TOOLCHAIN}`] : [];
+  const cross = process.env.CHAI_TOOLCHAIN ? [`-DCMAKE_TOOLCHAIN_FILE=${process.env.CHAI_TOOLCHAIN}`, '-DWITH_CUDA=OFF'] : [];
   const problem = buildAddon({ ...release, definitions: [...(release.definitions ?? []), ...strict, ...cross, ...given] });
   if (problem) process.stderr.write(`chai-llm: cannot build the native addon: ${problem}\n`);
   process.exit(problem ? 1 : 0);

@@ -7,6 +7,7 @@ const path = require('node:path');
 const { present, root } = require('./native.cjs');
 const { contentFaults, pack, sizes } = require('./package/tarball.cjs');
 const programs = require('./package/programs.cjs');
+const { tool } = require('./package/tools.cjs');
 const { locate, otherNode, toolFolder, User } = require('./package/user.cjs');
 
 const platform = `${process.platform}-${process.arch}`;
@@ -75,19 +76,20 @@ function loading(user, name) {
 
 /** What others look at in a package: publint, are-the-types-wrong, the licences of what it brings. */
 function inspections(tarball) {
-  const folder = path.join(root, 'scripts', 'tools');
-  if (!fs.existsSync(path.join(folder, 'node_modules')))
-    spawnSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'ignore' });
   for (const [name, ...args] of [
     ['publint', 'run', tarball, '--strict'],
     ['attw', tarball],
   ]) {
-    const tool = path.join(folder, 'node_modules', '.bin', name);
-    const { status, stdout, stderr } = spawnSync(tool, args, { encoding: 'utf8' });
+    const { status, stdout, stderr } = spawnSync(tool(name), args, { encoding: 'utf8' });
     check(`${name}: nothing to say`, status === 0 && !/suggestion|warning/i.test(stdout), `${stdout}${stderr}`);
   }
-  const { status, stderr } = spawnSync(process.execPath, [path.join(__dirname, 'licenses.cjs'), '--check'], { encoding: 'utf8' });
-  check('licences of all dependencies: listed and allowed', status === 0, stderr);
+  for (const [name, script] of [
+    ['licences of all dependencies: listed and allowed', 'licenses.cjs'],
+    ['API reference: up to date', 'docs.cjs'],
+  ]) {
+    const { status, stderr } = spawnSync(process.execPath, [path.join(__dirname, script), '--check'], { encoding: 'utf8' });
+    check(name, status === 0, stderr);
+  }
 }
 
 /** Without a binary: an error that names all there is to know, then the build that it names. */
@@ -128,8 +130,18 @@ function withoutBinary(user) {
   fine('what was built generates', user.program('app.cjs', programs.cjs(starter)));
 }
 
+/** The Linux binaries that are there already. */
+function ownBinaries() {
+  const folders = fs.readdirSync(path.join(root, 'prebuilds')).filter((name) => name.startsWith('linux-'));
+  return folders.flatMap((name) =>
+    fs.readdirSync(path.join(root, 'prebuilds', name)).map((file) => path.join(root, 'prebuilds', name, file)),
+  );
+}
+
 function main() {
-  const prebuilt = spawnSync(process.execPath, [path.join(__dirname, 'prebuildify.cjs')], { cwd: root, encoding: 'utf8' });
+  // A release brings the binaries that were built and tested on each platform.
+  const script = process.argv.includes('--keep-prebuilds') ? ['check_binary.cjs', ...ownBinaries()] : ['prebuildify.cjs'];
+  const prebuilt = spawnSync(process.execPath, [path.join(__dirname, script[0]), ...script.slice(1)], { cwd: root, encoding: 'utf8' });
   process.stdout.write(prebuilt.stdout);
   if (!check('prebuilt binary: symbol versions, exports, stripped, size', prebuilt.status === 0, prebuilt.stderr)) return;
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'chai-llm-package-'));

@@ -18,17 +18,20 @@ const staging = path.join(root, `.cmake-prebuild-${target}`);
 const folder = path.join(root, 'prebuilds', target);
 fs.mkdirSync(path.join(staging, 'build', 'Release'), { recursive: true });
 fs.rmSync(folder, { recursive: true, force: true });
+const script = path.join(__dirname, 'build_native.cjs');
+const builder = process.platform === 'win32' ? `"${process.execPath}" "${script}"` : script; // Windows starts no scripts
+const libc = platform === 'linux' ? ['--tag-libc'] : [];
 const stripper = cross.CHAI_TOOLCHAIN ? ['--strip-bin', 'aarch64-linux-gnu-strip'] : [];
 const { status } = spawnSync(
   process.execPath,
   [
     require.resolve('prebuildify/bin.js'),
-    ...['--napi', '--strip', '--tag-libc', '--name', 'chai-llm', '--platform', platform, '--arch', arch, ...stripper],
-    ...['--cwd', staging, '--out', root, '--node-gyp', path.join(__dirname, 'build_native.cjs')],
+    ...['--napi', '--strip', ...libc, '--name', 'chai-llm', '--platform', platform, '--arch', arch, ...stripper],
+    ...['--cwd', staging, '--out', root, '--node-gyp', builder],
   ],
   { cwd: root, stdio: 'inherit', env: { ...process.env, ...cross } },
 );
-if (status !== 0) process.exit(1);
+if (status !== 0 || platform !== 'linux') process.exit(status === 0 ? 0 : 1);
 const check = spawnSync(
   process.execPath,
   [path.join(__dirname, 'check_binary.cjs'), ...fs.readdirSync(folder).map((name) => path.join(folder, name))],

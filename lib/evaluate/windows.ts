@@ -71,7 +71,7 @@ export function* windowsOf(
 }
 
 /** What the tokenizer adds in front of a text; what it adds at the end is left out. */
-async function specialBefore(encoder: TextEncoder): Promise<Int32Array> {
+export async function specialBefore(encoder: TextEncoder): Promise<Int32Array> {
   const [bare, whole] = [await encoder.encode('a', false), await encoder.encode('a', true)];
   const at = whole.findIndex((_, i) => bare.every((id, j) => whole[i + j] === id));
   return whole.slice(0, Math.max(0, at));

@@ -354,7 +354,7 @@ TEST(loading_refuses_what_does_not_fit) {
   bad.files = {"/nowhere/model.safetensors"};
   CHECK(code_of([&] { Engine::load(bad, {}); }) == Code::model_not_found);
   bad = model.options;
-  bad.device = "cuda";
+  bad.device = "gpu";
   CHECK(code_of([&] { Engine::load(bad, {}); }) == Code::device_unavailable);
   CHECK(code_of([&] { Engine::load(model.options, [](uint64_t, uint64_t) { return false; }); }) == Code::aborted);
   bad = model.options;

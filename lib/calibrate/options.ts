@@ -1,0 +1,88 @@
+// Options of a calibration, checked. In: what a caller gave. Out: complete options, or OPTION_INVALID naming the option.
+import * as v from 'valibot';
+import { ChaiError } from '../errors';
+import type { CalibrateOptions, CalibrationBudget } from './types';
+
+/** Feature rows that a sequence can show before its membership is found (S + W <= 256). */
+export const mostRows = 255;
+
+const count = (least: number, most: number) => {
+  const message = `expected a whole number from ${least} to ${most}`;
+  return v.pipe(v.number(message), v.integer(message), v.minValue(least, message), v.maxValue(most, message));
+};
+const share = (least: number, most: number) => {
+  const message = `expected a number from ${least} to ${most}`;
+  return v.pipe(v.number(message), v.finite(message), v.minValue(least, message), v.maxValue(most, message));
+};
+const flag = v.boolean('expected true or false');
+const path = v.pipe(v.string('expected a path'), v.minLength(1, 'expected a path'));
+const paths = v.pipe(v.array(path, 'expected a list of paths'), v.minLength(1, 'expected at least one path'));
+const schema = v.strictObject({
+  text: paths,
+  samples: v.optional(count(1, 1 << 20), 1024),
+  length: v.optional(count(3, 1 << 20), 256),
+  warmupTokens: v.optional(count(1, mostRows), 5),
+  warmupStart: v.optional(count(0, mostRows - 1), 0),
+  clustering: v.optional(v.picklist(['kmeans', 'average-linkage-cosine'], "expected 'kmeans' or 'average-linkage-cosine'"), 'kmeans'),
+  method: v.optional(v.picklist(['chai', 'chai-static'], "expected 'chai' or 'chai-static'"), 'chai'),
+  budget: v.optional(
+    v.union(
+      [v.strictObject({ keyValueSaving: share(0, 1) }), v.strictObject({ perplexityIncrease: share(0, 1000) })],
+      'expected { keyValueSaving } from 0 to 1, or { perplexityIncrease } from 0',
+    ),
+  ),
+  heldOut: v.optional(count(2, 1 << 20), 128),
+  heldOutText: v.optional(paths),
+  seed: v.optional(count(0, 2 ** 32 - 1), 0),
+  addSpecialTokens: v.optional(flag, true),
+  concurrency: v.optional(count(1, 256), 4),
+  stateFile: v.optional(path),
+  resume: v.optional(flag, false),
+  signal: v.optional(
+    v.custom<AbortSignal>((value) => typeof (value as AbortSignal | null)?.aborted === 'boolean', 'expected an AbortSignal'),
+  ),
+  onProgress: v.optional(v.function('expected a function')),
+});
+
+export interface CheckedOptions {
+  text: string[];
+  samples: number;
+  length: number;
+  warmupTokens: number;
+  warmupStart: number;
+  clustering: 'kmeans' | 'average-linkage-cosine';
+  method: 'chai' | 'chai-static';
+  budget: CalibrationBudget | undefined;
+  heldOut: number;
+  heldOutText: string[] | undefined;
+  seed: number;
+  addSpecialTokens: boolean;
+  concurrency: number;
+  stateFile: string | undefined;
+  resume: boolean;
+  signal: AbortSignal | undefined;
+  onProgress: CalibrateOptions['onProgress'];
+}
+
+export function checkOptions(options: unknown, contextLength: number): CheckedOptions {
+  const result = v.safeParse(schema, options ?? {});
+  if (!result.success) {
+    const [issue] = result.issues;
+    const field = v.getDotPath(issue);
+    throw invalid(`${field ? `option ${field}: ` : ''}${issue.message}`);
+  }
+  const checked = result.output as CheckedOptions;
+  const { length, warmupStart, warmupTokens } = checked;
+  if (length > contextLength) throw invalid(`option length: ${length} tokens are more than the ${contextLength} a session may hold`);
+  const warmup = warmupStart + warmupTokens;
+  if (warmup > mostRows || warmup >= length)
+    throw invalid(
+      `warmupStart + warmupTokens is ${warmup}; it must be below length (${length}), and at most ${mostRows}: lower it, or raise length`,
+    );
+  if (checked.resume && checked.stateFile === undefined) throw invalid('option resume: there is no stateFile to go on from');
+  return checked;
+}
+
+function invalid(message: string): ChaiError {
+  return new ChaiError('OPTION_INVALID', `calibrate: ${message}`);
+}

@@ -1,0 +1,19 @@
+// Long computations on the event loop's thread, in small bites. In: calls between bites. Out: others get their turn; ABORTED when wished.
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { abortError } from '../errors';
+
+const longest = 3; // milliseconds at a stretch
+
+export class Turn {
+  #since = performance.now();
+
+  constructor(private readonly signal: AbortSignal | undefined) {}
+
+  /** Lets others have their turn when this one has lasted long enough. */
+  async over(): Promise<void> {
+    if (performance.now() - this.#since < longest) return;
+    await nextTurn();
+    if (this.signal?.aborted) throw abortError(this.signal, 'the calibration');
+    this.#since = performance.now();
+  }
+}

@@ -1,0 +1,225 @@
+// Whole tiny models through the CUDA backend: logits, memberships and greedy text against the CPU backend, recorded steps against eager
+// ones, memory given back. Runs under the SIMT shim, and unchanged on a device.
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <future>
+#include <mutex>
+
+#include "check.h"
+#include "cuda.h"
+#include "cuda_backend.h"
+#include "engine.h"
+#include "error.h"
+#include "tiny_model.h"
+
+namespace chai {
+namespace {
+
+std::vector<int32_t> some_ids(int count, unsigned seed, int vocabulary = 97) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> ids(size_t(count), 0);
+  for (auto& id : ids) id = int32_t(random() % unsigned(vocabulary));
+  return ids;
+}
+
+HeadPlan chai_plan(const Config& config, std::vector<int> clusters, int start = 0, int tokens = 5) {
+  HeadPlan plan;
+  plan.method = Method::chai, plan.warmup_start = start, plan.warmup_tokens = tokens;
+  for (int i = 0; i < config.layers; ++i) {
+    PlanLayer layer;
+    layer.rule.clusters = clusters[size_t(i)];
+    plan.layers.push_back(layer);
+  }
+  return plan;
+}
+
+/// The same weights on both backends; the cache in float16 on both.
+struct Pair {
+  std::shared_ptr<Engine> cpu, cuda;
+  cuda::CudaBackend* backend = nullptr;
+
+  explicit Pair(TinyModel& model, Element compute = Element::float16, bool graphs = true) {
+    model.options.cache_type = compute;
+    cpu = Engine::load(model.options, {});
+    CudaOptions options;
+    options.compute = compute, options.graphs = graphs;
+    auto made = make_cuda_backend(options);
+    backend = static_cast<cuda::CudaBackend*>(made.get());
+    cuda = Engine::load(model.options, {}, std::move(made));
+  }
+};
+
+std::vector<float> logits_of(Session& session, std::vector<int32_t> ids) {
+  std::promise<EvaluateOutcome> promise;
+  auto future = promise.get_future();
+  const auto job = session.evaluate(std::move(ids), EvaluateResult::all, [&](EvaluateOutcome o) { promise.set_value(std::move(o)); });
+  EvaluateOutcome outcome = future.get();
+  if (outcome.error) std::rethrow_exception(outcome.error);
+  return outcome.values;
+}
+
+/// Relative L2 distance; infinite when anything is not a number.
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size() || a.empty()) return INFINITY;
+  double difference = 0, whole = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    whole += double(b[i]) * b[i];
+  }
+  return std::isfinite(difference) ? std::sqrt(difference / whole) : INFINITY;
+}
+
+std::vector<int32_t> greedy(Session& session, std::vector<int32_t> ids, int count) {
+  std::vector<int32_t> out;
+  for (int i = 0; i < count; ++i) {
+    const auto logits = logits_of(session, ids);
+    const float* last = logits.data() + logits.size() - 97;
+    ids = {int32_t(std::max_element(last, last + 97) - last)};
+    out.push_back(ids[0]);
+  }
+  return out;
+}
+
+std::vector<int32_t> generated(Session& session, std::vector<int32_t> ids, GenerateOptions options) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool ready = false;
+  const auto generation = session.generate(std::move(ids), std::move(options), [&] {
+    const std::lock_guard hold(mutex);
+    ready = true;
+    changed.notify_all();
+  });
+  std::vector<int32_t> out;
+  for (;;) {
+    const TokenBatch batch = generation->take();
+    out.insert(out.end(), batch.ids.begin(), batch.ids.end());
+    if (batch.error) std::rethrow_exception(batch.error);
+    if (batch.finish != Finish::none) break;
+    std::unique_lock hold(mutex);
+    changed.wait(hold, [&] { return ready; });
+    ready = false;
+  }
+  std::promise<void> stopped;
+  generation->stop(int(out.size()), [&] { stopped.set_value(); });
+  stopped.get_future().wait();
+  return out;
+}
+
+void agree(const Config& config, const HeadPlan& plan, int tokens, Element compute = Element::float16) {
+  TinyModel model(config, 7);
+  Pair pair(model, compute);
+  const auto ids = some_ids(tokens, 3);
+  const auto cpu = pair.cpu->open(plan), cuda = pair.cuda->open(plan);
+  const auto expected = logits_of(*cpu, ids), got = logits_of(*cuda, ids);
+  if (tokens >= plan.warmup_end()) CHECK(cpu->head_maps() == cuda->head_maps());
+  CHECK(distance(got, expected) < 1e-2);
+  // ... and a few more tokens, one at a time, on top of the cache
+  CHECK(distance(logits_of(*cuda, {5}), logits_of(*cpu, {5})) < 1e-2);
+  CHECK(distance(logits_of(*cuda, {6, 7, 8}), logits_of(*cpu, {6, 7, 8})) < 1e-2);
+}
+
+}  // namespace
+
+TEST(cuda_dense_models_agree_with_the_cpu) {
+  for (const int tokens : {1, 2, 9, 64, 150}) agree(tiny_config(), dense_plan(tiny_config()), tokens);
+  const Config grouped = tiny_config(2, 8, 2, 16);
+  for (const int tokens : {1, 70}) agree(grouped, dense_plan(grouped), tokens, Element::bfloat16);
+  Config window = tiny_config(2, 4, 4, 32);
+  window.sliding_window = 20;
+  agree(window, dense_plan(window), 90);
+}
+
+TEST(cuda_clustered_models_agree_with_the_cpu) {
+  const Config config = tiny_config();
+  for (const int tokens : {3, 4, 5, 6, 40, 130}) agree(config, chai_plan(config, {2, 5, 8}), tokens);
+  agree(config, chai_plan(config, {1, 3, 4}, 60, 9), 120);
+  const Config grouped = tiny_config(2, 8, 4, 16);
+  agree(grouped, chai_plan(grouped, {3, 6}), 80);
+}
+
+TEST(cuda_models_of_odd_sizes_agree_with_the_cpu) {
+  Config config = tiny_config(2, 3, 3, 18);
+  config.hidden = config.embedding = 36, config.intermediate = 50;
+  agree(config, dense_plan(config), 70);
+  agree(config, chai_plan(config, {2, 1}), 70);
+}
+
+TEST(cuda_plain_feed_forward_and_layer_norms_agree_with_the_cpu) {
+  for (const NormPlacement placement : {NormPlacement::before, NormPlacement::after}) {
+    Config config = tiny_config(2);
+    config.norm = NormKind::layer, config.norm_placement = placement;
+    config.gated = false, config.activation = Activation::relu;
+    agree(config, dense_plan(config), 30);
+  }
+}
+
+TEST(cuda_every_head_its_own_cluster_equals_dense) {
+  TinyModel model(tiny_config());
+  Pair pair(model);
+  const auto ids = some_ids(100, 3);
+  const auto dense = logits_of(*pair.cuda->open(dense_plan(model.options.config)), ids);
+  CHECK(distance(logits_of(*pair.cuda->open(chai_plan(model.options.config, {8, 8, 8})), ids), dense) < 1e-3);
+}
+
+TEST(cuda_recorded_steps_equal_eager_ones) {
+  TinyModel model(tiny_config());
+  const HeadPlan plan = chai_plan(model.options.config, {3, 4, 2});
+  GenerateOptions options;
+  options.max_tokens = 40;
+  options.sampling.temperature = 0.9f, options.sampling.seed = 11, options.sampling.repetition_penalty = 1.2f;
+  std::vector<std::vector<int32_t>> texts;
+  for (const bool graphs : {false, true}) {
+    Pair pair(model, Element::float16, graphs);
+    texts.push_back(generated(*pair.cuda->open(plan), some_ids(20, 5), options));
+    CHECK((pair.backend->replays() > 30) == graphs);
+  }
+  CHECK(texts[0].size() == 40);
+  CHECK(texts[0] == texts[1]);
+}
+
+TEST(cuda_greedy_text_equals_the_cpu) {
+  TinyModel model(tiny_config(), 5);
+  Pair pair(model);
+  const HeadPlan plan = chai_plan(model.options.config, {3, 4, 2});
+  GenerateOptions options;
+  options.max_tokens = 24;
+  const auto text = generated(*pair.cuda->open(plan), some_ids(30, 9), options);
+  CHECK(text == generated(*pair.cpu->open(plan), some_ids(30, 9), options));
+  CHECK(text == greedy(*pair.cuda->open(plan), some_ids(30, 9), 24));
+}
+
+TEST(cuda_memory_is_refused_in_words_and_given_back) {
+  uint64_t free_before = 0, total = 0;
+  cuda::memory_of_device(free_before, total);
+  {
+    TinyModel model(tiny_config());
+    Pair pair(model);
+    logits_of(*pair.cuda->open(dense_plan(model.options.config)), some_ids(20, 1));
+    TinyModel greedy_model(tiny_config());
+    greedy_model.options.cache_tokens = int64_t{1} << 33;
+    greedy_model.options.cache_type = Element::float16;
+    try {
+      Engine::load(greedy_model.options, {}, make_cuda_backend({}));
+      CHECK(false);
+    } catch (const Error& error) {
+      CHECK(error.code == Code::out_of_memory || error.code == Code::option_invalid);
+    }
+  }
+  uint64_t free_after = 0;
+  cuda::memory_of_device(free_after, total);
+  CHECK(free_after + (1 << 20) >= free_before);
+}
+
+TEST(cuda_float32_caches_are_refused) {
+  TinyModel model(tiny_config());
+  model.options.device = "cuda:0";
+  try {
+    Engine::load(model.options, {});
+    CHECK(false);
+  } catch (const Error& error) {
+    CHECK(error.code == Code::option_invalid);
+  }
+}
+
+}  // namespace chai
