@@ -47,7 +47,8 @@ DeviceMemory CudaBackend::memory() const {
 }
 
 Memory CudaBackend::allocate(size_t bytes, const char* what) {
-  Memory memory = reserve(bytes, what);
+  use_device(device_.index);
+  Memory memory = pool_.take(bytes, what);
   fill(memory.get(), 0, bytes, stream_);
   return memory;
 }

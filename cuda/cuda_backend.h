@@ -6,6 +6,7 @@
 
 #include "../native/cuda.h"
 #include "attention.h"
+#include "block_pool.h"
 #include "clusterer.h"
 #include "linear.h"
 #include "step_arena.h"
@@ -64,6 +65,7 @@ class CudaBackend final : public Backend {
   CudaOptions options_;
   DeviceFacts device_;
   Stream stream_ = nullptr;
+  BlockPool pool_;
   std::unique_ptr<Staging> staging_;  // while weights are loaded
   Config config_;
   int rows_ = 0, sequences_ = 0;

@@ -95,8 +95,8 @@ void SequenceCache::sync(Backend& backend, const PoolView& pool) {
   for (const auto& copy : copies_) {
     auto* base = static_cast<std::byte*>(pool.base);
     backend.copy(base + copy.to * pool.page_bytes, base + copy.from * pool.page_bytes, pool.page_bytes);
-    pool_.release(copy.from);
   }
+  copied_.insert(copied_.end(), copies_.begin(), copies_.end());
   copies_.clear();
   const int rows = geometry_->table_rows;
   if (blocks() > device_blocks_ || !device_pages_) {
@@ -120,6 +120,11 @@ void SequenceCache::sync(Backend& backend, const PoolView& pool) {
   Memory own = backend.allocate(feature_bytes, "warm-up features");
   if (features_) backend.copy(own.get(), features_.get(), feature_bytes);
   features_ = std::move(own);
+}
+
+void SequenceCache::settle() {
+  for (auto& copy : copied_) release(copy.from);
+  copied_.clear();
 }
 
 void SequenceCache::adopt_tables(Backend& backend) {
@@ -159,6 +164,7 @@ void SequenceCache::truncate(int length) {
     dirty_to_ = std::min(dirty_to_, keep);
   }
   if (length > 0) return;
+  settle();
   for (auto& copy : copies_) release(copy.from);  // left over only when a sync failed
   copies_.clear();
   for (int32_t& page : warm_) release(page);

@@ -32,8 +32,11 @@ class SequenceCache {
   /// Pages for rows [from, to), all or none; false when the pool has too few. `sync` must follow before anything else; should that
   /// throw, only clear() is left to call.
   bool reserve(int from, int to);
-  /// Before a step: allocates and uploads what changed, and copies pages that stopped being shared.
+  /// Before a step: allocates and uploads what changed, and copies pages that stopped being shared. Touches nothing that other sequences
+  /// use, so it needs no lock.
   void sync(Backend& backend, const PoolView& pool);
+  /// After it: lets go of the pages that were copied.
+  void settle();
   /// After the step in which `cluster` ran for every layer: reads the tables (beside other sequences), ...
   void adopt_tables(Backend& backend);
   /// ... then keeps the representatives' warm pages and frees the others.
@@ -80,6 +83,7 @@ class SequenceCache {
     int32_t from, to;
   };
   std::vector<PageCopy> copies_;  // between reserve and sync: pages to copy; `from` is held until then
+  std::vector<PageCopy> copied_;  // between sync and settle: `from` is still held
 
   Memory device_pages_, device_warm_, device_tables_, features_;
   int device_blocks_ = 0;

@@ -135,10 +135,10 @@ void Scheduler::run() {
     if (!parts.empty()) {
       hold.unlock();
       const auto start = std::chrono::steady_clock::now();
-      const std::exception_ptr error = compute(step, parts);
+      const Failure failure = compute(step, parts);
       const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
       hold.lock();
-      commit(step, parts, error, took.count(), callbacks);
+      commit(step, parts, failure, took.count(), callbacks);
     } else if (callbacks.empty() && !change_) {
       const auto awake = [this] { return change_ || closing_; };
       if (starved_.empty())
@@ -185,18 +185,14 @@ void Scheduler::add(std::shared_ptr<Request> request, Step& step, std::vector<Pa
   const int to = from + count, row = step.rows(), warm_end = sequence.warmup_end();
   try {
     if (!sequence.cache->reserve(from, to)) return starved_.push_back(request);
-    sequence.cache->sync(*machine_.backend, machine_.pool);
-    keep_source_queries(*sequence.cache->geometry().plan);
   } catch (...) {
-    sequence.uncache(0);
-    sequence.cache->clear();
-    return end(*request, std::current_exception(), callbacks);
+    return drop(*request, std::current_exception(), callbacks);
   }
   request->plan(step, row, from, count);
   const int warm = std::clamp(warm_end - from, 0, count), index = int(step.sequences.size());
   if (warm > 0) step.segments.push_back({row, warm, from, true, index});
   if (count > warm) step.segments.push_back({row + warm, count - warm, from + warm, false, index});
-  step.sequences.push_back(sequence.cache->view());
+  step.sequences.emplace_back();  // filled by `prepare`
   for (int position = from; position < to; ++position) {
     step.tokens.push_back(sequence.tokens[position]);
     step.positions.push_back(position);
@@ -230,34 +226,61 @@ void Scheduler::collect(const Step& step, Request& request) {
   if (!request.interrupt) request.interrupt = failure;
 }
 
-std::exception_ptr Scheduler::compute(Step& step, const std::vector<Part>& parts) {
+/// The sequences' tables go to the device: without the lock, since that may take its time; a sequence in a step is the scheduler's alone.
+void Scheduler::prepare(Step& step, const std::vector<Part>& parts, Failure& failure) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    failure.of = parts[i].request.get();
+    SequenceCache& cache = *parts[i].request->sequence->cache;
+    cache.sync(*machine_.backend, machine_.pool);
+    keep_source_queries(*cache.geometry().plan);
+    step.sequences[i] = cache.view();
+  }
+  failure.of = nullptr;
+}
+
+Scheduler::Failure Scheduler::compute(Step& step, const std::vector<Part>& parts) {
+  Failure failure;
   try {
+    prepare(step, parts, failure);
     forward(*machine_.backend, machine_.loaded.weights, step, machine_.activations);
     for (const auto& part : parts) {
       if (part.finds_membership) part.request->sequence->cache->adopt_tables(*machine_.backend);
       collect(step, *part.request);
     }
-    return nullptr;
   } catch (const std::bad_alloc&) {
-    return std::make_exception_ptr(Error(Code::out_of_memory, "no memory left for a step; close models or sessions, or lower maxBatch"));
+    failure.error =
+        std::make_exception_ptr(Error(Code::out_of_memory, "no memory left for a step; close models or sessions, or lower maxBatch"));
   } catch (...) {
-    return std::current_exception();
+    failure.error = std::current_exception();
   }
+  return failure;
 }
 
-void Scheduler::commit(const Step& step, std::vector<Part>& parts, std::exception_ptr error, double milliseconds, Callbacks& callbacks) {
-  ++stats_.steps;
-  stats_.rows += uint64_t(step.rows());
-  stats_.largest_batch = std::max(stats_.largest_batch, int(parts.size()));
-  stats_.step_ms += milliseconds;
+/// What a failed step wrote is unknown: the whole sequence is computed again when it is used next.
+void Scheduler::drop(Request& request, std::exception_ptr error, Callbacks& callbacks) {
+  request.sequence->uncache(0);
+  request.sequence->cache->clear();
+  end(request, error, callbacks);
+}
+
+void Scheduler::commit(const Step& step, std::vector<Part>& parts, const Failure& failure, double milliseconds, Callbacks& callbacks) {
+  if (!failure.of) {
+    ++stats_.steps;
+    stats_.rows += uint64_t(step.rows());
+    stats_.largest_batch = std::max(stats_.largest_batch, int(parts.size()));
+    stats_.step_ms += milliseconds;
+  }
   for (auto& part : parts) {
     Request& request = *part.request;
     Sequence& sequence = *request.sequence;
     request.in_step = false;
-    if (error) {  // what the failed step wrote is unknown: compute the whole sequence again when it is used next
-      sequence.uncache(0);
-      sequence.cache->clear();
-      end(request, error, callbacks);
+    sequence.cache->settle();
+    if (failure.error && (!failure.of || failure.of == &request)) {
+      drop(request, failure.error, callbacks);
+      continue;
+    }
+    if (failure.of) {  // nothing was computed; another request failed before
+      if (request.interrupt) end(request, request.interrupt, callbacks);
       continue;
     }
     if (part.finds_membership) sequence.cache->adopt_pages();

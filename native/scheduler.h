@@ -69,15 +69,22 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
     int count;              // rows of it in the step
     bool finds_membership;  // its warm-up ends in this step
   };
+  /// Why a step did not run to its end. `of` set: nothing ran, and the others of the step are planned again without that request.
+  struct Failure {
+    std::exception_ptr error;
+    const Request* of = nullptr;
+  };
 
   void run();
   void plan(Step& step, std::vector<Part>& parts, Callbacks& callbacks);
   void add(std::shared_ptr<Request> request, Step& step, std::vector<Part>& parts, Callbacks& callbacks);
   void keep_source_queries(const HeadPlan& plan);
   void collect(const Step& step, Request& request);
-  std::exception_ptr compute(Step& step, const std::vector<Part>& parts);
-  void commit(const Step& step, std::vector<Part>& parts, std::exception_ptr error, double milliseconds, Callbacks& callbacks);
+  void prepare(Step& step, const std::vector<Part>& parts, Failure& failure);
+  Failure compute(Step& step, const std::vector<Part>& parts);
+  void commit(const Step& step, std::vector<Part>& parts, const Failure& failure, double milliseconds, Callbacks& callbacks);
   void end(Request& request, std::exception_ptr error, Callbacks& callbacks);
+  void drop(Request& request, std::exception_ptr error, Callbacks& callbacks);
   void fail_starved(Callbacks& callbacks);
   bool run_errands(std::unique_lock<std::mutex>& hold);
   void shut_down(Callbacks& callbacks);

@@ -1,6 +1,7 @@
 // The engine end to end on a tiny random model: bits that must not depend on batching, roll-backs, limits, and calls out of order.
 #include "engine.h"
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <future>
@@ -8,6 +9,7 @@
 
 #include "check.h"
 #include "error.h"
+#include "reference_backend.h"
 #include "tiny_model.h"
 
 namespace chai {
@@ -88,6 +90,16 @@ GenerateOptions greedy(int count) {
   options.max_tokens = count;
   return options;
 }
+
+/// Has no more memory for new sequences once it is told so.
+class ExhaustedBackend : public ReferenceBackend {
+ public:
+  std::shared_ptr<std::atomic<bool>> exhausted = std::make_shared<std::atomic<bool>>(false);
+  Memory allocate(size_t bytes, const char* what) override {
+    if (*exhausted && std::string(what) == "head tables") throw Error(Code::out_of_memory, "none left");
+    return ReferenceBackend::allocate(bytes, what);
+  }
+};
 
 template <class Call>
 Code code_of(Call call) {
@@ -360,6 +372,29 @@ TEST(loading_refuses_what_does_not_fit) {
   bad = model.options;
   bad.cache_tokens = int64_t{1} << 50;
   CHECK(code_of([&] { Engine::load(bad, {}); }) != Code::device_fault);
+}
+
+TEST(a_sequence_that_finds_no_device_memory_fails_alone) {
+  TinyModel model(tiny_config());
+  const HeadPlan plan = chai_plan(model.options.config, {3, 4, 2});
+  auto backend = std::make_unique<ExhaustedBackend>();
+  const auto exhausted = backend->exhausted;
+  const auto engine = Engine::load(model.options, {}, std::move(backend));
+  const auto alone = engine->open(plan), first = engine->open(plan), second = engine->open(plan);
+  Puller expected, going_on, refused;
+  expected.start(*alone, some_ids(20, 3), greedy(30));
+  const auto text = expected.all();
+  going_on.start(*first, some_ids(20, 3), greedy(30));
+  std::vector<int32_t> got = going_on.next().ids;
+  *exhausted = true;
+  refused.start(*second, some_ids(9, 4), greedy(5));
+  CHECK(code_of([&] { refused.all(); }) == Code::out_of_memory);
+  for (const int32_t id : going_on.all()) got.push_back(id);
+  CHECK(got == text);
+  *exhausted = false;
+  Puller again;
+  again.start(*second, some_ids(9, 4), greedy(5));
+  CHECK(again.all().size() == 5);
 }
 
 }  // namespace chai

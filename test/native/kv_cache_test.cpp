@@ -70,6 +70,7 @@ struct Bench {
   void write(SequenceCache& cache, int from, int to) {
     CHECK(cache.reserve(from, to));
     cache.sync(backend, view);
+    cache.settle();
   }
   /// What a backend's cluster step does: writes tables and hands the representatives' warm pages over.
   void cluster(SequenceCache& cache, const std::vector<Membership>& memberships) {
@@ -163,6 +164,7 @@ TEST(forks_share_pages_until_one_side_writes) {
   bench.write(*child, 70, 71);  // block 1 only is copied
   CHECK(bench.pool->used() == before + block);
   parent->sync(bench.backend, bench.view);
+  parent->settle();
   const int rows = parent->geometry().table_rows;
   for (int row = 0; row < rows; ++row) {
     const int32_t old_page = parent->view().block_pages[rows + row], new_page = child->view().block_pages[rows + row];
