@@ -22,6 +22,11 @@ __device__ __forceinline__ void cp_async16(void* to, const void* from, bool ok =
   const int bytes = ok ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
+/// The same for memory that is read once, in order: the neighbouring 128 bytes come along into the second cache level.
+__device__ __forceinline__ void cp_async16_streaming(void* to, const void* from, bool ok = true) {
+  const int bytes = ok ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
 __device__ __forceinline__ void cp_async4(void* to, const void* from, bool ok = true) {
   const int bytes = ok ? 4 : 0;
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");

@@ -16,6 +16,15 @@ struct Launch {
 };
 
 #if defined(__CUDACC__)
+/// Architecture that a kernel's loaded code was compiled for, 90 for compute_90; lower than the device's where PTX was translated.
+/// Launches may be `early` only from 90 on: older code has no wait.
+template <class... Parameters>
+int code_version(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), "a kernel's attributes");
+  return attributes.ptxVersion;
+}
+
 /// More than 48 KB of dynamic shared memory is asked for on every launch; that call costs well under a microsecond and needs no state.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
@@ -34,10 +43,16 @@ void launch(void (*kernel)(Parameters...), const Launch& how, Arguments&&... arg
   check(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...), "a kernel launch");
 }
 #else
+template <class... Parameters>
+int code_version(void (*)(Parameters...)) {
+  return 0;
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
-  const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
-  simt::launch(how.grid, how.block, how.shared_bytes, [&] { std::apply(kernel, values); });
+  simt::enqueue(how.stream, [kernel, how, values = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)] {
+    simt::launch(how.grid, how.block, how.shared_bytes, [&] { std::apply(kernel, values); });
+  });
 }
 #endif
 

@@ -33,8 +33,9 @@ class Linear {
   /// Device bytes held.
   size_t bytes() const;
 
+  struct State;  // linear_state.h
+
  private:
-  struct State;
   std::unique_ptr<State> state_;
 };
 

@@ -1,5 +1,17 @@
 // The public surface: exports only.
 
+export { calibrate } from './calibrate/calibrate';
+export { calibrationPage } from './calibrate/report/page';
+export type {
+  BudgetSearch,
+  CalibrateOptions,
+  Calibration,
+  CalibrationBudget,
+  CalibrationProgress,
+  LayerCalibration,
+  MeasuredLoss,
+  StaticRule,
+} from './calibrate/types';
 export type { ModelConfig } from './config';
 export { ChaiError, type ErrorCode } from './errors';
 export { evaluate } from './evaluate/evaluate';

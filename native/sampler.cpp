@@ -18,17 +18,6 @@ float clean(float logit) {
   return std::min(logit, std::numeric_limits<float>::max());
 }
 
-/// Uniform in [0, 1), a function of its arguments alone.
-double uniform(uint64_t seed, uint64_t index) {
-  const auto mix = [](uint64_t z) {  // the finaliser of SplitMix64
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  };
-  const uint64_t step = 0x9e3779b97f4a7c15u;
-  return double(mix(mix(seed + step) + step * (index + 1)) >> 11) * 0x1p-53;
-}
-
 struct Candidate {
   float logit;  // after the repetition penalty
   int32_t id;
@@ -80,6 +69,16 @@ void keep_top_p(std::vector<Candidate>& all, double p) {
 }
 
 }  // namespace
+
+double uniform(uint64_t seed, uint64_t index) {
+  const auto mix = [](uint64_t z) {  // the finaliser of SplitMix64
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  };
+  const uint64_t step = 0x9e3779b97f4a7c15u;
+  return double(mix(mix(seed + step) + step * (index + 1)) >> 11) * 0x1p-53;
+}
 
 double log_probability(std::span<const float> logits, int32_t id) {
   if (id < 0 || size_t(id) >= logits.size()) return lowest;

@@ -24,6 +24,9 @@ struct Drawn {
 /// (seed, index) alone, so a result never depends on batching or on roll-backs. Greedy ties go to the lowest id.
 Drawn draw(std::span<const float> logits, const Sampling& sampling, std::span<const int32_t> history, uint64_t index);
 
+/// The random number of a draw: uniform in [0, 1), a function of its arguments alone.
+double uniform(uint64_t seed, uint64_t index);
+
 /// log softmax(logits)[id], in float64.
 double log_probability(std::span<const float> logits, int32_t id);
 

@@ -53,5 +53,6 @@ function sanitizedAddon() {
 
 check('soak of 1,000 load, generate, close rounds', process.execPath, ['--expose-gc', 'test/soak/rounds.mjs', '1000']);
 sanitizedAddon();
+check('binaries on other machines', process.execPath, ['scripts/check_platforms.cjs']);
 process.stdout.write(`${passed} passed, ${failed} failed\n`);
 process.exit(failed > 0 ? 1 : 0);

@@ -48,8 +48,24 @@ function generator() {
   return process.env.CMAKE_GENERATOR || present('make') ? [] : ['-G', 'Ninja'];
 }
 
+/** cmake-js, a development dependency: there in a clone, not in an installed package, which builds by CMake alone. */
+function cmakeJs() {
+  try {
+    return require.resolve('cmake-js/bin/cmake-js');
+  } catch {
+    return undefined;
+  }
+}
+
 /** Configures and builds one CMake tree; returns whether it succeeded. `jobs`: compilers at once. */
 function buildTree(folder, definitions, jobs = os.availableParallelism()) {
+  const driver = process.platform === 'win32' ? undefined : cmakeJs();
+  if (driver) {
+    // Two steps: its `compile` would configure only once and build twice on an error.
+    const values = definitions.map((definition) => definition.replace(/^-D/, '--CD'));
+    const tree = ['-d', root, '-O', path.resolve(root, folder), '-p', String(Math.max(1, jobs)), ...values];
+    return runQuietly(process.execPath, [driver, 'configure', ...tree]) && runQuietly(process.execPath, [driver, 'build', ...tree]);
+  }
   const configure = ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', ...generator(), ...definitions];
   const build = ['--build', folder, '--config', 'Release', '--parallel', String(Math.max(1, jobs))];
   return runQuietly('cmake', configure) && runQuietly('cmake', build);

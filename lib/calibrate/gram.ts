@@ -60,3 +60,29 @@ export function headDistance(gram: Gram, heads: number, a: number, b: number): n
 function squared(difference: number, scale: number): number {
   return difference > 1e-14 * scale ? difference : 0;
 }
+
+/** Gram matrices of tokens S .. S + t - 1, as differences: rows are parts of a feature vector that do not overlap. */
+export class Prefixes {
+  constructor(
+    private readonly grams: Float64Array,
+    private readonly rows: readonly number[],
+    private readonly start: number,
+    private readonly layers: number,
+    private readonly heads: number,
+  ) {}
+
+  of(layer: number, tokens: number): Float64Array {
+    const gram = this.#at(layer, this.start + tokens).slice();
+    if (this.start > 0) {
+      const before = this.#at(layer, this.start);
+      for (let i = 0; i < gram.length; ++i) gram[i] = (gram[i] as number) - (before[i] as number);
+    }
+    return gram;
+  }
+
+  #at(layer: number, row: number): Float64Array {
+    const square = this.heads * this.heads;
+    const first = (this.rows.indexOf(row) * this.layers + layer) * square;
+    return this.grams.subarray(first, first + square);
+  }
+}

@@ -30,6 +30,11 @@ export class PartitionCounts {
     this.#together = new Float64Array(heads * heads);
   }
 
+  /** Samples counted. */
+  get total(): number {
+    return this.#total;
+  }
+
   add(clusterOf: readonly number[], times = 1): void {
     const key = clusterOf.join(' ');
     this.counts.set(key, (this.counts.get(key) ?? 0) + times);
@@ -44,9 +49,9 @@ export class PartitionCounts {
   /**
    * The most typical of the groupings seen: the one that agrees on most pairs of heads with all samples' (the median partition; Barthelemy
    * and Monjardet, 1981). It is the most frequent one wherever one dominates; with many heads hardly any comes up twice, and the most
-   * frequent would be an accident. Ties go to the more frequent, then to the first seen. `share`: of the samples that had exactly it.
+   * frequent would be an accident. Ties go to the more frequent, then to the first seen.
    */
-  async median(turn: Turn): Promise<{ clusterOf: number[]; share: number }> {
+  async median(turn: Turn): Promise<number[]> {
     let best = { clusterOf: [] as number[], agreement: -1, times: 0 };
     for (const [key, times] of this.counts) {
       const clusterOf = key.split(' ').map(Number);
@@ -55,7 +60,12 @@ export class PartitionCounts {
       if (gain > 0 || (gain === 0 && times > best.times)) best = { clusterOf, agreement, times };
       await turn.over();
     }
-    return { clusterOf: best.clusterOf, share: best.times / this.#total };
+    return best.clusterOf;
+  }
+
+  /** Share of samples that had exactly this grouping. */
+  share(clusterOf: readonly number[]): number {
+    return (this.counts.get(clusterOf.join(' ')) ?? 0) / this.#total;
   }
 
   /** Pairs of heads on which a grouping agrees with the samples, summed over them. */

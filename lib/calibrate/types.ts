@@ -20,7 +20,7 @@ export interface CalibrateOptions {
   warmupTokens?: number;
   warmupStart?: number;
   clustering?: 'kmeans' | 'average-linkage-cosine';
-  /** What the plan does where it is used without a choice; default 'chai'. The plan holds both. */
+  /** What the plan does where it is used without a choice, and what a budget is measured with; default 'chai'. The plan holds both. */
   method?: 'chai' | 'chai-static';
   /** Cluster counts that meet a budget, found by measured loss; default: the elbow of each layer. */
   budget?: CalibrationBudget;
@@ -70,8 +70,14 @@ export interface LayerCalibration {
   staticShare: number;
 }
 
+/**
+ * How the membership for all sequences was made: 'median', the most typical of the samples' own, or 'averaged', by clustering the heads' inner
+ * products averaged over samples. The one with the lower loss on samples is taken.
+ */
+export type StaticRule = 'median' | 'averaged';
+
 export interface MeasuredLoss {
-  /** 'dense', 'chai', 'chai-static'; 'elbow' is chai with the elbows' counts where a budget chose others. */
+  /** 'dense', 'chai', 'chai-static'; 'elbow' is the plan's method with the elbows' counts where a budget chose others. */
   name: string;
   /** Share of the dense K/V cache that is not kept, 0 to 1. */
   keyValueSaving: number;
@@ -110,5 +116,6 @@ export interface Calibration {
   text: { files: string[]; heldOutFiles?: string[]; windows: number };
   layers: LayerCalibration[];
   losses: MeasuredLoss[];
+  staticRule: StaticRule;
   search?: BudgetSearch;
 }

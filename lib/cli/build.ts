@@ -34,7 +34,8 @@ Nothing is downloaded. The addon goes into the package itself, so this is to be 
 
 Examples:
   npx chai-llm build
-  npx chai-llm build --no-cuda --jobs 2`,
+  npx chai-llm build --no-cuda --jobs 2
+  npx chai-llm build --json`,
     )
     .action(run);
 }

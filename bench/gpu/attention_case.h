@@ -1,0 +1,57 @@
+// A ready-made step for attention alone: random pages, tables and queries of a given shape on the device. In: shape and cluster counts. Out: a
+// StepLaunch, and the bytes and multiply-adds that it needs at least.
+#pragma once
+#include <memory>
+
+#include "attention.h"
+#include "bench.h"
+#include "step_arena.h"
+
+namespace chai::bench {
+
+struct AttentionShape {
+  int heads = 32, key_value_heads = 32, head_dim = 128;
+  int batch = 1, context = 2048;  // keys a sequence holds, the rows of this step included
+  int rows = 1;                   // query rows a sequence: 1 = decode, `context` = prefill
+  std::vector<int> clusters;      // [layers] score slots; heads = dense
+  bool bfloat16 = false;
+};
+
+/// Bytes of the pages of all layers.
+double page_bytes_of(const AttentionShape& shape);
+
+/// Deals heads to clusters unevenly, as real prompts do: every cluster has a member, the rest go to low numbers more often.
+Membership uneven_clusters(int heads, int clusters, unsigned seed);
+
+class AttentionCase {
+ public:
+  AttentionCase(const AttentionShape& shape, const cuda::DeviceFacts& device, cuda::Stream stream);
+
+  /// All layers once, as a decode step or a prefill would.
+  void enqueue(cuda::Attention& attention, bool with_plan);
+  const Config& config() const { return config_; }
+  int layers() const { return int(shape_.clusters.size()); }
+  /// K and V bytes that one pass over all layers must read.
+  double bytes() const { return bytes_; }
+  /// Multiply-adds times two of one pass: as executed (scores once a cluster), and as dense attention would need.
+  double executed_flops() const { return executed_flops_; }
+  double dense_flops() const { return dense_flops_; }
+
+ private:
+  void fill_tables();
+  void fill_pages(cuda::Stream stream);
+
+  AttentionShape shape_;
+  Config config_;
+  std::shared_ptr<HeadPlan> plan_;
+  PlanGeometry geometry_;
+  Step step_;
+  std::vector<std::shared_ptr<void>> held_;
+  std::unique_ptr<cuda::StepArena> arena_;
+  cuda::DeviceArray<uint16_t> queries_, mixed_;
+  cuda::DeviceArray<const void*> query_pointers_;
+  cuda::StepLaunch launch_;
+  double bytes_ = 0, executed_flops_ = 0, dense_flops_ = 0;
+};
+
+}  // namespace chai::bench

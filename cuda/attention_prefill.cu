@@ -1,0 +1,388 @@
+// Prefill attention: many query rows, on tensor cores (mma.sync, sm_80 and later). In: a list of row tiles, rotated queries, pages.
+// Out: mixed[row][query head][head_dim]. A block takes one tile of rows, one score slot and up to R of the V slots that it weighs: the scores
+// and their softmax are computed once for all of them. Causal; the keys of earlier chunks come from the same pages.
+//
+// Every row's sums run over its keys in the same order whatever tile, chunk or batch it is computed in; tiles of keys that a row does not
+// see leave its state bit for bit.
+#include <type_traits>
+
+#include "attention_plan.h"
+#include "launch.cuh"
+
+namespace chai::cuda {
+namespace {
+
+constexpr float nothing = -INFINITY;
+
+/// Sizes for compute type T, cache type C, padded head size D, R values. With another cache type the queries take two tiles.
+template <class T, class C, int D>
+struct Sizes {
+  static constexpr bool split = !std::is_same_v<T, C>;
+  static constexpr int warps = (D <= 128 ? 8 : 4) / (split ? 2 : 1);
+  static constexpr int threads = warps * 32, rows = warps * 16;
+  static constexpr int tokens = tile_tokens<D>, pitch = tile_pitch<D>;
+  static constexpr int query_tiles = split ? 2 : 1;
+  static size_t shared_bytes(int values, int heads) {
+    return size_t(query_tiles * rows + (1 + values) * tokens) * pitch * 2 + size_t(3 * heads) * sizeof(int32_t);
+  }
+};
+
+struct PrefillArguments {
+  const StepView* view;
+  Geometry geometry;
+  const PrefillTile* tiles;
+  const void* const* queries;
+  void* mixed;
+  int32_t layer, query_pitch;
+};
+
+/// What one block computes.
+template <int R>
+struct Work {
+  int32_t slot;      // score slot; -1: nothing
+  int32_t value[R];  // V slots, -1 where there is none
+};
+
+/// By one warp: the group'th set of a score slot and up to R V slots, in the order of the heads that first use them.
+template <int R>
+__device__ void find_work(const Geometry& g, const SegmentTables& tables, int group, int32_t* score, int32_t* value, int32_t* rank,
+                          Work<R>& work) {
+  const int lane = threadIdx.x & 31;
+  for (int h = lane; h < g.heads; h += 32) {
+    score[h] = tables.own[g.score_of_query() + h];
+    value[h] = tables.own[g.value_of_query() + h];
+  }
+  if (lane == 0) {
+    work.slot = -1;
+    for (int i = 0; i < R; ++i) work.value[i] = -1;
+  }
+  __syncwarp();
+  for (int h = lane; h < g.heads; h += 32) {
+    bool first = true;
+    for (int i = 0; i < h; ++i) first &= score[i] != score[h] || value[i] != value[h];
+    rank[h] = first ? 0 : -1;
+  }
+  __syncwarp();
+  int seen = 0;
+  for (int base = 0; base < g.heads; base += 32) {  // ranks of earlier heads are only tested for their sign
+    const int h = base + lane;
+    int before = -1;
+    if (h < g.heads && rank[h] >= 0) {
+      before = 0;
+      for (int i = 0; i < h; ++i) before += rank[i] >= 0 && score[i] == score[h];
+    }
+    __syncwarp();
+    if (before > 0) rank[h] = before;
+    const uint32_t leaders = __ballot_sync(dev::all_lanes, before >= 0 && before % R == 0);
+    if (before >= 0 && before % R == 0 && seen + __popc(leaders & ((1u << lane) - 1)) == group) {
+      work.slot = score[h];
+      work.value[0] = value[h];
+    }
+    seen += __popc(leaders);
+    __syncwarp();
+  }
+  if (R == 1 || work.slot < 0) return;
+  int leader = 0;
+  while (score[leader] != work.slot || value[leader] != work.value[0]) ++leader;
+  for (int h = lane; h < g.heads; h += 32) {
+    const int place = rank[h] - rank[leader];
+    if (rank[h] >= 0 && score[h] == work.slot && place > 0 && place < R) work.value[place] = value[h];
+  }
+}
+
+/// Query rows as tiles of cache elements: the rounded value and, when types differ, the rest. Rows behind the segment are zero.
+template <class T, class C, int D>
+__device__ __forceinline__ void load_queries(C* to, const T* from, int64_t pitch, int rows, int head_dim) {
+  using S = Sizes<T, C, D>;
+  if (!S::split && head_dim % 8 == 0) {
+    for (int i = int(threadIdx.x); i < S::rows * (D / 8); i += S::threads) {
+      const int row = i / (D / 8), column = i % (D / 8) * 8;
+      const bool ok = row < rows && column < head_dim;
+      dev::cp_async16(to + row * S::pitch + column, from + (ok ? row * pitch + column : 0), ok);
+    }
+    return;
+  }
+  for (int i = int(threadIdx.x); i < S::rows * D; i += S::threads) {
+    const int row = i / D, column = i % D;
+    const float q = row < rows && column < head_dim ? dev::to_float(from[row * pitch + column]) : 0.0f;
+    const C high = dev::from_float<C>(q);
+    to[row * S::pitch + column] = high;
+    if (S::split) to[(S::rows + row) * S::pitch + column] = dev::from_float<C>(q - dev::to_float(high));
+  }
+}
+
+/// A warp's 16 rows: lane holds rows lane / 4 and lane / 4 + 8.
+template <int D, int R>
+struct Running {
+  float out[R][D / 8][4];
+  float most[2] = {nothing, nothing}, sum[2] = {0, 0};
+};
+
+/// The warp's scores for one tile of keys.
+template <class T, class C, int D>
+__device__ __forceinline__ void multiply_keys(const C* queries, const C* keys, float (&scores)[tile_tokens<D> / 8][4]) {
+  using S = Sizes<T, C, D>;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll
+  for (int n = 0; n < S::tokens / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) scores[n][e] = 0;
+  const C* query = queries + (warp * 16 + (lane & 15)) * S::pitch + (lane >> 4) * 8;
+  const C* key = keys + ((lane & 7) + (lane >> 4) * 8) * S::pitch + ((lane >> 3) & 1) * 8;
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step) {
+    uint32_t a[S::query_tiles][4];
+#pragma unroll
+    for (int i = 0; i < S::query_tiles; ++i) dev::ldmatrix_x4(a[i], query + i * S::rows * S::pitch + step * 16);
+#pragma unroll
+    for (int n = 0; n < S::tokens / 8; n += 2) {
+      uint32_t b[4];
+      dev::ldmatrix_x4(b, key + n * 8 * S::pitch + step * 16);
+#pragma unroll
+      for (int i = 0; i < S::query_tiles; ++i) {
+        dev::mma16816<C>(scores[n], a[i], b[0], b[1]);
+        dev::mma16816<C>(scores[n + 1], a[i], b[2], b[3]);
+      }
+    }
+  }
+}
+
+/// Scores become weights, their sums and maxima go to `running`. `position`: of the lane's first row; `token`: of the tile's first key.
+template <int D, int R>
+__device__ __forceinline__ void weigh(float (&scores)[tile_tokens<D> / 8][4], int token, int position, int window, float scale,
+                                      Running<D, R>& running) {
+  constexpr int count = tile_tokens<D> / 8;
+  const int t = threadIdx.x & 3, first_row = position - int((threadIdx.x & 31) >> 2);  // of the warp
+  const bool masked = token + tile_tokens<D> - 1 > first_row || (window > 0 && token <= first_row + 15 - window);
+  float most[2] = {running.most[0], running.most[1]};
+#pragma unroll
+  for (int n = 0; n < count; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float score = scores[n][e] * scale;
+      if (masked) {
+        const int key = token + n * 8 + 2 * t + (e & 1), row = position + (e >> 1) * 8;
+        if (key > row || (window > 0 && key <= row - window)) score = nothing;
+      }
+      scores[n][e] = score;
+      most[e >> 1] = fmaxf(most[e >> 1], score);
+    }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    most[r] = fmaxf(most[r], __shfl_xor_sync(dev::all_lanes, most[r], 1));
+    most[r] = fmaxf(most[r], __shfl_xor_sync(dev::all_lanes, most[r], 2));
+    const float base = most[r] == nothing ? 0.0f : most[r];  // no key seen so far: all weights are zero
+    const float factor = dev::exp2_fast(running.most[r] - base);
+    running.most[r] = most[r];
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < count; ++n)
+#pragma unroll
+      for (int e = 2 * r; e < 2 * r + 2; ++e) sum += scores[n][e] = dev::exp2_fast(scores[n][e] - base);
+    running.sum[r] = running.sum[r] * factor + sum;
+#pragma unroll
+    for (int i = 0; i < R; ++i)
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n) running.out[i][n][2 * r] *= factor, running.out[i][n][2 * r + 1] *= factor;
+  }
+}
+
+template <class C, int D>
+__device__ __forceinline__ void add_values(const C* values, const uint32_t (&weights)[tile_tokens<D> / 16][4], float (&out)[D / 8][4]) {
+  const int lane = threadIdx.x & 31;
+  const C* value = values + (lane & 15) * tile_pitch<D> + (lane >> 4) * 8;
+#pragma unroll
+  for (int step = 0; step < tile_tokens<D> / 16; ++step)
+#pragma unroll
+    for (int n = 0; n < D / 8; n += 2) {
+      uint32_t b[4];
+      dev::ldmatrix_x4_trans(b, value + step * 16 * tile_pitch<D> + n * 8);
+      dev::mma16816<C>(out[n], weights[step], b[0], b[1]);
+      dev::mma16816<C>(out[n + 1], weights[step], b[2], b[3]);
+    }
+}
+
+/// The lane's results go to every head that uses this score slot and V slot.
+template <class T, int D>
+__device__ __forceinline__ void write_mixed(T* row, const float (&out)[D / 8][4], int half, float factor, int head_dim) {
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n) {
+    const int column = n * 8 + 2 * (threadIdx.x & 3);
+    const float low = out[n][2 * half] * factor, high = out[n][2 * half + 1] * factor;
+    if (head_dim % 2 == 0) {
+      if (column < head_dim) *reinterpret_cast<uint32_t*>(row + column) = dev::pack2<T>(low, high);
+    } else {
+      if (column < head_dim) row[column] = dev::from_float<T>(low);
+      if (column + 1 < head_dim) row[column + 1] = dev::from_float<T>(high);
+    }
+  }
+}
+
+/// Rows of a tile and the keys they see.
+struct Extent {
+  int position, rows;  // of the first row; rows in the tile
+  int first, end;      // keys [first, end)
+};
+
+/// All tiles of keys, one after the other: the next keys come while this tile's values are added, its values while its scores are computed.
+template <class T, class C, int D, int R>
+__device__ __forceinline__ void walk(const PrefillArguments& a, const Extent& extent, const PageList& key_list,
+                                     const PageList (&value_list)[R], int values, C* queries, Running<D, R>& running) {
+  using S = Sizes<T, C, D>;
+  const Geometry& g = a.geometry;
+  const StepView& view = *a.view;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  C* keys = queries + S::query_tiles * S::rows * S::pitch;
+  C* value_tiles = keys + S::tokens * S::pitch;
+  const auto load = [&](C* to, const PageList& list, int tile) {
+    const int token = tile * S::tokens;
+    const unsigned char* from =
+        view.pool + uint64_t(list.ids[token / page_rows * list.stride]) * view.page_bytes + uint64_t(token % page_rows) * view.row_bytes;
+    load_tile<C, D>(to, from, g.head_dim, {extent.first - token, extent.end - token}, int(threadIdx.x), S::threads);
+  };
+  const auto load_values = [&](int tile) {
+#pragma unroll
+    for (int i = 0; i < R; ++i)
+      if (i < values) load(value_tiles + i * S::tokens * S::pitch, value_list[i], tile);
+  };
+  const int first_tile = extent.first / S::tokens, end_tile = (extent.end + S::tokens - 1) / S::tokens;
+  load(keys, key_list, first_tile);
+  dev::cp_async_commit();  // with the queries
+  load_values(first_tile);
+  dev::cp_async_commit();
+
+  const bool live = warp * 16 < extent.rows;  // a warp behind the last row only helps to copy
+  const int position = extent.position + warp * 16 + (lane >> 2);
+  const float scale = g.attention_scale * dev::log2_e;
+  for (int tile = first_tile; tile < end_tile; ++tile) {
+    const int token = tile * S::tokens;
+    const bool seen = live && token <= extent.position + warp * 16 + 15;
+    float scores[S::tokens / 8][4];
+    uint32_t weights[S::tokens / 16][4];
+    dev::cp_async_wait<1>();
+    __syncthreads();  // the keys are there
+    if (seen) multiply_keys<T, C, D>(queries, keys, scores);
+    __syncthreads();  // and no longer needed
+    if (tile + 1 < end_tile) load(keys, key_list, tile + 1);
+    dev::cp_async_commit();
+    if (seen) {
+      weigh<D, R>(scores, token, position, g.sliding_window, scale, running);
+#pragma unroll
+      for (int step = 0; step < S::tokens / 16; ++step)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          weights[step][e] = dev::pack2<C>(scores[2 * step + e / 2][e % 2 * 2], scores[2 * step + e / 2][e % 2 * 2 + 1]);
+    }
+    dev::cp_async_wait<1>();
+    __syncthreads();  // the values are there
+    if (seen)
+#pragma unroll
+      for (int i = 0; i < R; ++i)
+        if (i < values) add_values<C, D>(value_tiles + i * S::tokens * S::pitch, weights, running.out[i]);
+    __syncthreads();
+    if (tile + 1 < end_tile) load_values(tile + 1);
+    dev::cp_async_commit();
+  }
+}
+
+template <class T, class C, int D, int R>
+__global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(PrefillArguments a) {
+  using S = Sizes<T, C, D>;
+  DEV_DYN_SMEM(unsigned char, memory);
+  __shared__ Work<R> work;
+  const Geometry& g = a.geometry;
+  const StepView& view = *a.view;
+  C* queries = reinterpret_cast<C*>(memory);
+  int32_t* score = reinterpret_cast<int32_t*>(memory + size_t(S::query_tiles * S::rows + (1 + R) * S::tokens) * S::pitch * 2);
+  int32_t* value = score + g.heads;
+  const PrefillTile tile = a.tiles[blockIdx.y];
+  const SegmentRecord segment = view.segment[tile.segment];
+  const SegmentTables tables = tables_of(view, g, segment, a.layer);
+  if (threadIdx.x < 32) find_work<R>(g, tables, int(blockIdx.x), score, value, value + g.heads, work);
+  __syncthreads();
+  if (work.slot < 0) return;
+
+  const PageList key_list = key_pages(view, g, segment, tables.scores_from, tables.source[g.key_of_score() + work.slot]);
+  PageList value_list[R];
+  int values = 0;
+#pragma unroll
+  for (int i = 0; i < R; ++i) {
+    value_list[i] = value_pages(view, segment, a.layer, max(0, work.value[i]));
+    values += work.value[i] >= 0;
+  }
+  Extent extent;
+  extent.position = segment.position + tile.first;
+  extent.rows = min(S::rows, segment.count - tile.first);
+  extent.first = first_key(g.sliding_window, extent.position);
+  extent.end = extent.position + extent.rows;
+  const int64_t first_row = segment.row + tile.first;
+  load_queries<T, C, D>(queries, static_cast<const T*>(a.queries[tables.scores_from]) + first_row * a.query_pitch + work.slot * g.head_dim,
+                        a.query_pitch, extent.rows, g.head_dim);
+  Running<D, R> running;
+#pragma unroll
+  for (int i = 0; i < R; ++i)
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) running.out[i][n][e] = 0;
+  walk<T, C, D, R>(a, extent, key_list, value_list, values, queries, running);
+
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = running.sum[half];
+    sum += __shfl_xor_sync(dev::all_lanes, sum, 1);
+    sum += __shfl_xor_sync(dev::all_lanes, sum, 2);
+    const int row = warp * 16 + half * 8 + (lane >> 2);
+    if (row >= extent.rows) continue;
+    T* to = static_cast<T*>(a.mixed) + (first_row + row) * a.query_pitch;
+    for (int h = 0; h < g.heads; ++h) {
+      if (score[h] != work.slot) continue;
+#pragma unroll
+      for (int i = 0; i < R; ++i)
+        if (value[h] == work.value[i]) write_mixed<T, D>(to + h * g.head_dim, running.out[i], half, 1 / sum, g.head_dim);
+    }
+  }
+}
+
+template <class T, class C, int D, int R>
+void launch_prefill(const StepLaunch& step, int tiles, int groups, const PrefillArguments& arguments) {
+  using S = Sizes<T, C, D>;
+  launch(prefill_kernel<T, C, D, R>,
+         {dim3(unsigned(groups), unsigned(tiles)), S::threads, S::shared_bytes(R, step.geometry.heads), step.stream}, arguments);
+}
+
+/// Two values a block fit the registers up to head size 128.
+constexpr bool two_values_fit(int head_size) { return head_size <= 128; }
+
+}  // namespace
+
+int prefill_rows(const StepLaunch& step) {
+  int rows = 0;
+  with_head_size(step.geometry.head_dim, [&](auto size) {
+    constexpr int D = decltype(size)::value;
+    rows = step.compute == step.cache ? Sizes<__half, __half, D>::rows : Sizes<__half, __nv_bfloat16, D>::rows;
+  });
+  return rows;
+}
+
+void attend_prefill(const StepLaunch& step, const PrefillTile* tiles, int count, int groups, int values, int layer,
+                    const void* const* queries, void* mixed) {
+  const Geometry& g = step.geometry;
+  const PrefillArguments arguments{step.view, g, tiles, queries, mixed, layer, pitch_of(g.heads * g.head_dim)};
+  with_type(step.compute, [&](auto compute) {
+    with_type(step.cache, [&](auto cache) {
+      with_head_size(g.head_dim, [&](auto size) {
+        using T = decltype(compute);
+        using C = decltype(cache);
+        constexpr int D = decltype(size)::value;
+        if constexpr (std::is_same_v<T, C> && two_values_fit(D)) {
+          if (values > 1) return launch_prefill<T, C, D, 2>(step, count, groups, arguments);
+        }
+        launch_prefill<T, C, D, 1>(step, count, values > 1 ? g.heads : groups, arguments);
+      });
+    });
+  });
+}
+
+}  // namespace chai::cuda

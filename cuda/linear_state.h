@@ -1,0 +1,27 @@
+// What the operations of cuda/linear.h share: the model's shape and the buffers between the kernels of one operation.
+#pragma once
+#include "device_memory.h"
+#include "linear.h"
+
+namespace chai::cuda {
+
+struct Linear::State {
+  Config config;
+  Element compute;
+  int rows;    // most rows of a step
+  bool early;  // kernels may start while those before them end: all of this class wait before they read what others wrote
+
+  // Activations in the compute type, 16-bit elements; the tails of their rows are zero from the start.
+  DeviceArray<uint16_t> normed;    // [rows][pitch_of(hidden)], input of the products of more than a few rows
+  DeviceArray<uint16_t> inner;     // [rows][pitch_of(intermediate)]
+  DeviceArray<uint16_t> embedded;  // [rows][pitch_of(embedding)], where that differs from hidden
+
+  // Projections of heads on tensor cores; heads as numbered in qkv_task.cuh.
+  DeviceArray<int16_t> slots;  // [segments <= rows][all heads]
+  DeviceArray<int32_t> lists;  // [row tiles of >= 16 rows][1 + all heads]
+
+  DeviceArray<float> frequencies;     // [head_dim / 2], none without rotary embedding
+  DeviceArray<float> cosines, sines;  // [rows][head_dim / 2]
+};
+
+}  // namespace chai::cuda

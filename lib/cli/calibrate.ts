@@ -1,0 +1,190 @@
+// `chai-llm calibrate`: finds how a model's heads cluster. In: a directory and text. Out: a head plan, a report page, a table or JSON.
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { planText } from '../calibrate/plan';
+import { calibrationPage } from '../calibrate/report/page';
+import { replaceFile } from '../calibrate/state';
+import type { Calibration, CalibrationBudget, CalibrationProgress } from '../calibrate/types';
+import { ChaiError } from '../errors';
+import type { Model } from '../index';
+import { version } from '../version';
+import { table } from './format';
+import { interrupted, withModel, write } from './load';
+import { count, type LoadFlags, loadOptions, number } from './options';
+import { remainingBar } from './progress';
+
+interface Flags extends LoadFlags {
+  text: string[];
+  out: string;
+  /** false with --no-report. */
+  report?: string | false;
+  samples: number;
+  length: number;
+  warmup: number;
+  warmupStart: number;
+  clustering: 'kmeans' | 'average-linkage-cosine';
+  method: 'chai' | 'chai-static';
+  budget?: CalibrationBudget;
+  heldOut: number;
+  heldOutText?: string[];
+  specialTokens: boolean;
+  seed: number;
+  concurrency: number;
+  resume?: boolean;
+  json?: boolean;
+}
+
+export function addCalibrate(program: Command): Command {
+  const each = (text: string, all: string[] = []) => [...all, text];
+  return program
+    .command('calibrate')
+    .description("find how many clusters each layer's heads form, and write the head plan that CHAI needs")
+    .argument('<model>', 'model directory')
+    .requiredOption('--text <file...>', 'text such as the model will read: plain or JSONL with a "text" a line, also .gz, .xz', each)
+    .option('--out <file>', 'the head plan', 'head-plan.json')
+    .option('--report <file>', 'the report page (default: beside the plan, .html)')
+    .option('--no-report', 'write no report page')
+    .option('--budget <budget>', 'kv:15% saves at least that share of the K/V cache; loss:2% raises perplexity at most so much', budget)
+    .option('--samples <count>', 'samples of the text, drawn by the seed', count, 1024)
+    .option('--length <tokens>', 'tokens of a sample', count, 256)
+    .option('--warmup <tokens>', 'W: tokens from which a sequence finds its membership', count, 5)
+    .option('--warmup-start <tokens>', 'S: tokens before these, such as a template that all requests share', number, 0)
+    .addOption(new Option('--clustering <method>', 'how heads are grouped').choices(['kmeans', 'average-linkage-cosine']).default('kmeans'))
+    .addOption(
+      new Option('--method <method>', 'what the plan does by default, and a budget is measured with')
+        .choices(['chai', 'chai-static'])
+        .default('chai'),
+    )
+    .option('--held-out <count>', 'windows of text that measure loss, none of them a sample', count, 128)
+    .option('--held-out-text <file...>', 'where these come from (default: the same text)', each)
+    .option('--no-special-tokens', 'leave out what the tokenizer puts before a text')
+    .option('--seed <n>', 'fixes what is drawn', number, 0)
+    .option('--concurrency <count>', 'samples at work at a time', count, 4)
+    .option('--resume', 'go on where the same calibration was broken off')
+    .addOption(new Option('--device <device>', 'auto, cpu, cuda or cuda:N').default('auto'))
+    .addOption(
+      new Option('--cache-type <type>', 'element type of the K/V cache')
+        .choices(['auto', 'float32', 'float16', 'bfloat16'])
+        .default('auto'),
+    )
+    .option('--context-length <tokens>', "tokens a session may hold (default: the model's)", count)
+    .option('--threads <count>', 'compute threads (default: physical cores)', count)
+    .option('--json', 'print the whole result as JSON')
+    .addHelpText('after', help)
+    .action(run);
+}
+
+const help = `
+What happens: samples pass the dense model; the heads of each layer are clustered by their attention scores for k = 1, 2, ... clusters, and the
+elbow of the error curve (the Kneedle rule) says how many a layer needs. With --budget, counts are found by measured loss instead: each layer
+is reduced alone, then all together. The plan also holds the typical membership of heads, for chai-static.
+
+Use the plan: put it into the model directory as head-plan.json, or pass it with --attention. Look at the report before you do.
+A run that was broken off (Ctrl-C, too) goes on with the same command and --resume. docs/calibration.md says all rules in full.
+
+Examples:
+  chai-llm calibrate ./model --text book.txt
+  chai-llm calibrate ./model --text a.jsonl.gz b.txt.xz --budget kv:20% --out ./model/head-plan.json
+  chai-llm calibrate ./model --text chats.jsonl --warmup-start 24 --budget loss:1% --resume`;
+
+function budget(text: string): CalibrationBudget {
+  const [, kind, amount] = /^(kv|loss):(\d+(?:\.\d+)?)\s*%$/.exec(text) ?? [];
+  if (kind === undefined) throw new InvalidArgumentError('Write kv:15% (least K/V saving) or loss:2% (largest rise of perplexity).');
+  const share = Number(amount) / 100;
+  return kind === 'kv' ? { keyValueSaving: share } : { perplexityIncrease: share };
+}
+
+async function run(directory: string, flags: Flags): Promise<void> {
+  const page = flags.report === false ? undefined : (flags.report ?? flags.out.replace(/(\.json)?$/i, '.html'));
+  await proveWritable([flags.out, ...(page === undefined ? [] : [page])]);
+  await withModel(directory, { ...loadOptions(flags), attention: 'dense' }, async (model) => {
+    const abort = new AbortController();
+    const stop = () => abort.abort();
+    process.once('SIGINT', stop);
+    const began = performance.now();
+    try {
+      const calibration = await measure(model, flags, abort.signal);
+      await replaceFile(flags.out, planText(calibration.plan));
+      const name = path.basename(path.resolve(directory));
+      if (page !== undefined) await replaceFile(page, await calibrationPage(calibration, name));
+      const about = { chaiLlm: version, date: new Date().toISOString(), device: model.deviceDescription, seconds: seconds(began) };
+      const json = () => `${JSON.stringify({ ...about, directory, out: flags.out, report: page, ...calibration }, null, 2)}\n`;
+      await write(flags.json ? json() : `${show(calibration, flags.out, page)}\n`);
+    } catch (error) {
+      if (!abort.signal.aborted) throw error;
+      process.stderr.write('broken off; the same command with --resume goes on from what was saved\n');
+      process.exitCode = interrupted;
+    } finally {
+      process.off('SIGINT', stop);
+    }
+  });
+}
+
+const seconds = (since: number) => Math.round(performance.now() - since) / 1000;
+
+/** Better now than after hours. */
+async function proveWritable(files: readonly string[]): Promise<void> {
+  for (const file of files) {
+    const folder = path.dirname(path.resolve(file));
+    await fs.access(folder, fs.constants.W_OK).catch((error: Error) => {
+      throw new ChaiError('OPTION_INVALID', `cannot write ${file}: ${error.message}`, { cause: error });
+    });
+    if ((await fs.stat(file).catch(() => undefined))?.isDirectory()) throw new ChaiError('OPTION_INVALID', `${file} is a directory`);
+  }
+}
+
+async function measure(model: Model, flags: Flags, signal: AbortSignal): Promise<Calibration> {
+  const { calibrate } = await import('../index.js');
+  const { text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, resume, warmupStart } = flags;
+  const bar = remainingBar('calibrating');
+  try {
+    return await calibrate(model, {
+      ...{ text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, resume, warmupStart, signal },
+      ...{ warmupTokens: flags.warmup, budget: flags.budget, addSpecialTokens: flags.specialTokens },
+      stateFile: `${flags.out}.state`,
+      onProgress: ({ phase, done, total, detail }) => bar.update(done, total, `${titles[phase]}${detail && ` · ${detail}`}`),
+    });
+  } finally {
+    bar.end();
+  }
+}
+
+const titles: Record<CalibrationProgress['phase'], string> = {
+  reading: 'reading',
+  attention: 'attention scores',
+  search: 'trying counts',
+  membership: 'memberships',
+  measuring: 'measuring',
+};
+
+const percent = (share: number, digits = 1) => `${(share * 100).toFixed(digits)} %`;
+const signed = (share: number) => `${share < 0 ? '' : '+'}${percent(share, 2)}`;
+
+function show(calibration: Calibration, out: string, page: string | undefined): string {
+  const { losses, layers, model, options, search } = calibration;
+  const rows = losses.map(({ name, keyValueSaving, perplexity, standardError, increase, increaseError }) => [
+    name === 'elbow' ? `${calibration.plan.method}, elbow counts` : name,
+    percent(keyValueSaving),
+    `${perplexity.toFixed(3)} ± ${standardError.toFixed(3)}`,
+    name === 'dense' ? '-' : `${signed(increase)} ± ${percent(increaseError, 2)}`,
+  ]);
+  const judged = search ? Math.ceil(options.heldOut / 2) : options.heldOut;
+  return [
+    `clusters of ${model.heads} heads, layer by layer: ${layers.map(({ clusters }) => clusters).join(' ')}`,
+    ...(search ? [`the elbows would be: ${layers.map((layer) => layer.elbow).join(' ')}`] : []),
+    '',
+    table([[`on ${judged} held-out windows`, 'K/V saved', 'perplexity', 'to dense'], ...rows]),
+    '',
+    ...(search ? [searchLine(calibration), ''] : []),
+    `wrote ${out}${page === undefined ? '' : ` and ${page}`}`,
+  ].join('\n');
+}
+
+function searchLine({ options, search }: Calibration): string {
+  const { evaluations = 0, increase = 0, keyValueSaving = 0 } = search ?? {};
+  const [guided, { budget: asked }] = [Math.floor(options.heldOut / 2), options];
+  const wish =
+    !asked || 'keyValueSaving' in asked ? `saving ${percent(asked?.keyValueSaving ?? 0)}` : `at most ${signed(asked.perplexityIncrease)}`;
+  return `budget (${wish}): ${percent(keyValueSaving)} saved at ${signed(increase)} perplexity on the other ${guided} windows, after ${evaluations} measurements`;
+}

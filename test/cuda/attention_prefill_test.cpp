@@ -1,0 +1,101 @@
+// Prefill attention against double precision: head sizes, head maps, chunks against a cache, warm-up, windows, mixed steps.
+#include "attention_case.h"
+
+namespace chai::cuda {
+namespace {
+
+constexpr Element f16 = Element::float16, bf16 = Element::bfloat16;
+constexpr HeadKind kinds[] = {HeadKind::dense, HeadKind::clustered, HeadKind::free, HeadKind::shared_layers};
+
+TEST(cuda_prefill_head_sizes_and_types) {
+  for (const auto& [head_dim, compute, cache] :
+       {std::tuple{64, f16, f16}, {128, f16, f16}, {128, bf16, bf16}, {80, bf16, bf16}, {96, f16, f16}, {256, f16, f16}, {256, bf16, f16},
+        {128, f16, bf16}, {40, f16, f16}, {33, bf16, bf16}, {200, f16, f16}}) {
+    AttentionCase c(attention_config(3, 3, head_dim), compute, cache, 1);
+    c.add_segment(c.add_sequence(HeadKind::clustered), 50, 30);
+    c.add_segment(c.add_sequence(HeadKind::dense), 0, 20);
+    c.build();
+    CHECK(c.error(c.run()) <= 1);
+  }
+}
+
+TEST(cuda_prefill_head_maps_and_chunks) {
+  const int places[][2] = {{0, 150}, {37, 64}, {64, 9}, {127, 130}};  // position, count
+  for (const int key_value_heads : {4, 2})
+    for (const HeadKind kind : kinds) {
+      AttentionCase c(attention_config(4, key_value_heads, 64), f16, f16, 20 + uint32_t(kind));
+      for (const auto& [position, count] : places)
+        if ((position + int(kind)) % 2 == 0 || key_value_heads == 4) c.add_segment(c.add_sequence(kind), position, count);
+      c.build();
+      CHECK(c.error(c.run()) <= 1);
+    }
+}
+
+TEST(cuda_prefill_every_cluster_size) {
+  const Config config = attention_config(6, 6, 64);
+  AttentionCase c(config, bf16, bf16, 3);
+  for (int clusters = 1; clusters <= 6; ++clusters) {
+    HeadMap map;
+    for (int layer = 0; layer < config.layers; ++layer) {
+      Membership membership;
+      membership.cluster_of = random_onto(config.heads, clusters, c.random());
+      for (int cluster = 0; cluster < clusters; ++cluster)
+        membership.representatives.push_back(int(std::find(membership.cluster_of.begin(), membership.cluster_of.end(), cluster) - membership.cluster_of.begin()));
+      map.push_back(clustered_heads(config, layer, membership));
+    }
+    c.add_segment(c.add_sequence(map), 3 * clusters, 9 + 12 * clusters);
+  }
+  c.build();
+  CHECK(c.error(c.run()) <= 1);
+}
+
+TEST(cuda_prefill_sliding_window) {
+  for (const int window : {1, 7, 64, 100}) {
+    Config config = attention_config(3, 3, 64);
+    config.sliding_window = window;
+    AttentionCase c(config, f16, f16, 5);
+    c.add_segment(c.add_sequence(HeadKind::clustered), 0, 140);
+    c.add_segment(c.add_sequence(HeadKind::free), 150, 30);
+    c.build();
+    CHECK(c.error(c.run()) <= 1);
+  }
+}
+
+TEST(cuda_attention_mixed_step_with_warm_up) {
+  for (unsigned seed = 0; seed < 4; ++seed) {
+    set_schedule(seed);
+    AttentionCase c(attention_config(4, seed % 2 ? 2 : 4, 64), f16, f16, 30 + seed);
+    const int first = c.add_sequence(HeadKind::clustered, true), second = c.add_sequence(HeadKind::clustered, true);
+    c.add_segment(first, 0, 8, true);
+    c.add_segment(first, 8, 70);  // the rest of the prompt, in the same step
+    c.add_segment(second, 5, 3, true);
+    c.add_segment(second, 8, 4);
+    c.add_segment(c.add_sequence(HeadKind::dense), 99, 1);
+    c.build();
+    CHECK(c.error(c.run()) <= 1);
+  }
+  set_schedule(0);
+}
+
+/// Bits of the warm-up rows, alone or among others, in one chunk or two.
+std::vector<uint16_t> warm_up_rows(int others, int cut) {
+  const Config config = attention_config(4, 4, 64);
+  AttentionCase c(config, f16, f16, 40);
+  const int sequence = c.add_sequence(HeadKind::clustered, true);
+  c.add_segment(sequence, cut, 8 - cut, true);
+  for (int i = 0; i < others; ++i) c.add_segment(c.add_sequence(kinds[i % 4]), 40 * i, i % 2 ? 1 : 20);
+  c.build();
+  const auto mixed = c.run();
+  CHECK(c.error(mixed) <= 1);
+  const auto from = mixed[1].begin();
+  return {from, from + (8 - cut) * c.pitch()};
+}
+
+TEST(cuda_attention_warm_up_rows_do_not_depend_on_the_batch) {
+  const std::vector<uint16_t> alone = warm_up_rows(0, 0), among = warm_up_rows(5, 0), second = warm_up_rows(3, 5);
+  CHECK(alone == among);
+  CHECK(std::equal(second.begin(), second.end(), alone.begin() + std::ptrdiff_t(alone.size() - second.size())));
+}
+
+}  // namespace
+}  // namespace chai::cuda

@@ -1,0 +1,206 @@
+// Drawing on the device against native/sampler.h on the same logits: the same id wherever no rounding tie decides, the same
+// log-probability.
+#include "token_sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "check.h"
+#include "cuda_test.h"
+#include "sampler.h"
+
+namespace chai::cuda {
+namespace {
+
+constexpr float infinite = std::numeric_limits<float>::infinity();
+
+/// One row and how it is drawn from.
+struct Request {
+  std::vector<float> logits;
+  Sampling sampling;
+  std::vector<int32_t> history;
+  uint64_t index = 0;
+};
+
+struct Outcome {
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;
+};
+
+/// All requests in one step; the rows of logits lie in reverse order.
+Outcome draw_on_device(const std::vector<Request>& requests, int draws = 0) {
+  const DeviceFacts device = test_device();
+  Config config;
+  config.vocabulary = int(requests[0].logits.size());
+  TokenSampler sampler(config, std::max(draws, int(requests.size())), device);
+  Step step;
+  std::vector<float> logits(requests.size() * requests[0].logits.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const size_t row = requests.size() - 1 - i;
+    std::copy(requests[i].logits.begin(), requests[i].logits.end(), logits.begin() + long(row * requests[i].logits.size()));
+    step.draws.push_back({int(row), requests[i].sampling, requests[i].history, requests[i].index});
+  }
+  const Upload<float> device_logits(logits);
+  StepLaunch launch;
+  launch.logit_rows = int(requests.size()), launch.device = &device;
+  sampler.begin(step, nullptr);
+  sampler.sample(launch, device_logits.get());
+  synchronize(nullptr);
+  sampler.finish(step);
+  return {step.drawn, step.logprobs};
+}
+
+/// The sampler's rules once more, in plain code, as far as it takes to see how near a decision was to a tie. Returns the relative distance
+/// of the decision nearest to one.
+double margin_of(const Request& r) {
+  const Sampling& s = r.sampling;
+  std::vector<std::pair<double, int>> all;  // (-logit, id): sorted as ranks
+  for (size_t i = 0; i < r.logits.size(); ++i) {
+    const auto clean = [](float x) { return std::isnan(x) ? -infinite : std::min(x, std::numeric_limits<float>::max()); };
+    float x = clean(r.logits[i]);
+    const bool seen = std::find(r.history.begin(), r.history.end(), int32_t(i)) != r.history.end();
+    if (seen && s.repetition_penalty > 0) x = clean(x < 0 ? x * s.repetition_penalty : x / s.repetition_penalty);
+    if (x > -infinite) all.emplace_back(-double(x), int(i));
+  }
+  if (all.empty() || !(s.temperature > 0)) return 1;
+  std::sort(all.begin(), all.end());
+  const double best = all[0].first;
+  const auto weight = [&](size_t i) { return std::exp((best - all[i].first) / double(s.temperature)); };
+  if (s.top_k > 0 && size_t(s.top_k) < all.size()) {
+    size_t keep = size_t(s.top_k);
+    while (keep < all.size() && all[keep].first == all[size_t(s.top_k) - 1].first) ++keep;
+    all.resize(keep);
+  }
+  double margin = 1, total = 0, sum = 0;
+  for (size_t i = 0; i < all.size(); ++i) total += weight(i);
+  if (s.top_p < 1) {
+    size_t keep = 0;
+    while (keep < all.size() && (keep == 0 || sum < s.top_p * total)) {
+      sum += weight(keep++);
+      margin = std::min(margin, std::abs(sum - double(s.top_p) * total) / total);
+    }
+    all.resize(keep);
+  }
+  std::vector<std::pair<double, int>> kept;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (s.min_p > 0) margin = std::min(margin, std::abs(weight(i) - double(s.min_p)) / double(s.min_p));
+    if (i == 0 || !(s.min_p > 0 && weight(i) < double(s.min_p))) kept.push_back(all[i]);
+  }
+  if (!(s.top_p < 1)) std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto kept_weight = [&](size_t i) { return std::exp((best - kept[i].first) / double(s.temperature)); };
+  total = sum = 0;
+  for (size_t i = 0; i < kept.size(); ++i) total += kept_weight(i);
+  for (size_t i = 0; i < kept.size(); ++i) {
+    sum += kept_weight(i);
+    margin = std::min(margin, std::abs(sum - uniform(s.seed, r.index) * total) / total);
+  }
+  return margin;
+}
+
+/// Draws all and compares; returns how many were too near a tie to compare.
+int compare(const std::vector<Request>& requests) {
+  const Outcome outcome = draw_on_device(requests);
+  int ties = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Request& r = requests[i];
+    const Drawn expected = draw(r.logits, r.sampling, r.history, r.index);
+    if (outcome.ids[i] != expected.id && margin_of(r) < 1e-9) {
+      ++ties;
+      continue;
+    }
+    CHECK(outcome.ids[i] == expected.id);
+    const bool same = outcome.logprobs[i] == expected.logprob;  // both may be -infinity
+    CHECK(same || std::abs(double(outcome.logprobs[i]) - double(expected.logprob)) < 1e-6 * (1 + std::abs(double(expected.logprob))));
+  }
+  return ties;
+}
+
+Request random_request(int vocabulary, std::mt19937& random) {
+  const auto chance = [&](unsigned of) { return random() % of == 0; };
+  Request r;
+  std::normal_distribution<float> normal(0, chance(3) ? 0.5f : 4.0f);
+  const unsigned kind = random() % 6;
+  for (int i = 0; i < vocabulary; ++i) {
+    float x = normal(random);
+    if (kind == 0) x = std::round(x);  // many equal logits
+    if (kind == 1 && chance(8)) x = chance(2) ? NAN : -infinite;
+    if (kind == 2 && chance(50)) x = chance(2) ? infinite : -3e38f;
+    if (kind == 3) x = x > 0 ? 0.0f : -0.0f;
+    r.logits.push_back(x);
+  }
+  Sampling& s = r.sampling;
+  s.seed = (uint64_t(random()) << 32) + random();
+  r.index = random() % 5000;
+  s.logprobs = chance(2);
+  s.temperature = chance(8) ? 0.0f : chance(6) ? 1.0f : 0.05f + float(random() % 300) / 100;
+  if (chance(2)) s.top_k = 1 + int(random() % unsigned(chance(3) ? vocabulary + 5 : 50));
+  if (chance(2)) s.top_p = chance(8) ? 0.0f : float(random() % 1000) / 1000;
+  if (chance(3)) s.min_p = chance(10) ? 1.5f : float(random() % 300) / 1000;
+  if (chance(2)) {
+    s.repetition_penalty = chance(5) ? 1e30f : 0.5f + float(random() % 200) / 100;
+    for (unsigned i = random() % 40; i > 0; --i) r.history.push_back(int32_t(random() % unsigned(vocabulary + 2)) - 1);
+  }
+  return r;
+}
+
+}  // namespace
+
+TEST(cuda_draws_equal_the_hosts) {
+  std::mt19937 random(21);
+  int drawn = 0, ties = 0;
+  for (const int vocabulary : {3, 97, 500, 1000}) {
+    for (unsigned batch = 0; batch < 24; ++batch) {
+      set_schedule(batch % 6);
+      std::vector<Request> requests;
+      for (int i = 0; i < 20; ++i) requests.push_back(random_request(vocabulary, random));
+      drawn += int(requests.size()), ties += compare(requests);
+    }
+  }
+  CHECK(drawn > 1900 && ties < drawn / 100);
+}
+
+TEST(cuda_draws_from_large_vocabularies) {
+  std::mt19937 random(22);
+  for (const int vocabulary : {4096, 32000, 50257, 256000}) {
+    std::vector<Request> requests;
+    for (int i = 0; i < (vocabulary > 100000 ? 2 : 5); ++i) requests.push_back(random_request(vocabulary, random));
+    CHECK(compare(requests) == 0);
+  }
+}
+
+TEST(cuda_draws_of_rows_without_a_possible_token) {
+  Request none;
+  none.logits.assign(100, NAN);
+  none.sampling.temperature = 1, none.sampling.logprobs = true;
+  Request one = none;
+  one.logits[41] = -3e38f;
+  for (const Request& r : {none, one}) {
+    const Outcome outcome = draw_on_device({r});
+    const Drawn expected = draw(r.logits, r.sampling, {}, 0);
+    CHECK(outcome.ids[0] == expected.id && outcome.logprobs[0] == expected.logprob);
+  }
+}
+
+TEST(cuda_draws_reach_every_part_of_the_distribution) {
+  Request r;
+  r.logits = {1, 0, 2, -1, 0, 1};
+  for (const bool by_rank : {false, true}) {
+    std::vector<Request> requests;
+    for (uint64_t i = 0; i < 300; ++i) {
+      r.sampling.temperature = 1, r.sampling.top_p = by_rank ? 0.9999f : 1, r.index = i;
+      requests.push_back(r);
+    }
+    const Outcome outcome = draw_on_device(requests);
+    std::vector<double> share(6, 0.0);
+    for (const int32_t id : outcome.ids) share[size_t(id)] += 1.0 / double(requests.size());
+    double total = 0;
+    for (const float x : r.logits) total += std::exp(double(x));
+    for (size_t i = 0; i < 6; ++i) {
+      const double p = std::exp(double(r.logits[i])) / total;
+      CHECK(std::abs(share[i] - p) < 5 * std::sqrt(p * (1 - p) / 300));
+    }
+  }
+}
+
+}  // namespace chai::cuda
