@@ -9,8 +9,9 @@ const char* const reason = "this build has no CUDA code; it was compiled without
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend(const CudaOptions&) {
-  throw Error(Code::device_unavailable, std::string("no CUDA device can be used: ") + reason + "; use device 'cpu' or 'auto'");
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  throw Error(Code::device_unavailable,
+              "device 'cuda:" + std::to_string(options.device) + "' cannot be used: " + reason + "; use device 'cpu' or 'auto'");
 }
 
 std::vector<Device> cuda_devices() {

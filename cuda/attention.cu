@@ -1,6 +1,6 @@
-// Sends each segment of a step to the kernel made for it; see attention.h. Short segments read memory (decode), long ones compute (prefill).
-// Warm-up segments always take the prefill kernel, whose sums over a row's keys depend on nothing but that row, so that the membership
-// found from them never depends on what else is in the batch.
+// Sends each segment of a step to the kernel made for it; see attention.h. Short segments read memory (decode), long ones compute
+// (prefill). Warm-up segments always take the prefill kernel, whose sums over a row's keys depend on nothing but that row, so that the
+// membership found from them never depends on what else is in the batch.
 #include <algorithm>
 
 #include "attention_plan.h"
@@ -16,7 +16,8 @@ bool takes_prefill(const Segment& segment) { return segment.warm_up || segment.c
 int pairs_at_most(const HeadPlan& plan, int layer, int heads) {
   if (plan.method == Method::dense) return heads;
   const PlanLayer& own = plan.layers[size_t(layer)];
-  const int slots = plan.method == Method::chai ? own.rule.clusters : int(plan.layers[size_t(plan.scores_from(layer))].heads.query_of_score.size());
+  const int slots =
+      plan.method == Method::chai ? own.rule.clusters : int(plan.layers[size_t(plan.scores_from(layer))].heads.query_of_score.size());
   const int scores = std::clamp(slots, 1, heads);
   return scores + (heads - scores) / 2;
 }
@@ -31,8 +32,8 @@ int padded_head_size(int head_dim) {
 
 Attention::Attention(const Config& config, int rows, int sequences, const DeviceFacts& device) : state_(std::make_unique<State>()) {
   if (config.head_dim > 256)
-    throw Error(Code::unsupported_model,
-                "head_dim " + std::to_string(config.head_dim) + " is above 256, the most that is built for a CUDA device; use device 'cpu'");
+    throw Error(Code::unsupported_model, "head_dim " + std::to_string(config.head_dim) +
+                                             " is above 256, the most that is built for a CUDA device; use device 'cpu'");
   State& s = *state_;
   s.config = config, s.device = device, s.rows = rows, s.sequences = sequences;
   s.workers = decode_workers(config, device);

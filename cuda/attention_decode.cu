@@ -1,6 +1,6 @@
 // Decode attention: few query rows against long caches, at the speed of memory. In: DecodePlan, rotated queries, pages.
-// Out: mixed[row][query head][head_dim]. Each block is a worker that reads one even share of all keys and values, in order; scores of a group
-// are computed once a token and weigh the rows of up to four V slots. Where a group spans workers the last of them merges the parts.
+// Out: mixed[row][query head][head_dim]. Each block is a worker that reads one even share of all keys and values, in order; scores of a
+// group are computed once a token and weigh the rows of up to four V slots. Where a group spans workers the last of them merges the parts.
 //
 // Both products run on tensor cores with tokens (scores) or columns (values) as the 16 rows of a fragment and score rows as its 8 columns:
 // a warp then spends about one instruction on 64 bytes, whether one score row uses them or eight.
@@ -21,7 +21,7 @@ constexpr float nothing = -INFINITY;
 template <int D>
 struct Sizes {
   static constexpr int tokens = tile_tokens<D>, pitch = tile_pitch<D>, tile = tokens * pitch;
-  static constexpr int steps = D / 16;                     // 16-column steps of a row
+  static constexpr int steps = D / 16;                        // 16-column steps of a row
   static constexpr int blocks = (steps + warps - 1) / warps;  // 16-column blocks of a value row that one warp accumulates
   static constexpr int score_pitch = tokens + 4;
   static constexpr int out_pitch = decode_values * D + 4;  // floats between two score rows of staged results
@@ -51,7 +51,7 @@ struct DecodeArguments {
 
 /// A worker's tiles of one group, and how the group is shared out.
 struct Unit {
-  int begin, end;           // tiles, counted from the group's first
+  int begin, end;             // tiles, counted from the group's first
   int first_worker, workers;  // that read this group
 };
 
@@ -124,9 +124,10 @@ struct Running {
   float most = nothing, sum = 0;
 };
 
-/// Scores of one tile of keys: warp w has tokens 16 w to 16 w + 15. Rows see keys (position - window, position].
+/// Scores of one tile of keys: warp w has tokens 16 w to 16 w + 15. Rows see keys (position - window, position]; `positions` of score rows
+/// 2 * (lane % 4) and the next.
 template <class T, class C, int D>
-__device__ __forceinline__ void score_tile(const C* keys, int token, const DecodeGroup& group, const Geometry& g,
+__device__ __forceinline__ void score_tile(const C* keys, int token, const int (&positions)[2], const Geometry& g,
                                            const Queries<T, C, D>& queries, Shared<D>& shared) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, t = lane & 3;
   if (warp * 16 >= Sizes<D>::tokens) return;
@@ -145,7 +146,7 @@ __device__ __forceinline__ void score_tile(const C* keys, int token, const Decod
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = 2 * t + (i & 1), column = offset + (i >> 1) * 8, key = token + column;
-    const int position = group.position + row % group.count;
+    const int position = positions[i & 1];
     const bool seen = key <= position && (g.sliding_window <= 0 || key > position - g.sliding_window);
     const float score = seen ? (sums[0][i] + sums[1][i]) * scale : nothing;
     shared.scores[row * Sizes<D>::score_pitch + column] = score;
@@ -174,8 +175,7 @@ __device__ __forceinline__ void weigh_tile(const Shared<D>& shared, Running<C, D
   for (int step = 0; step < Sizes<D>::tokens / 16; ++step)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float2 s =
-          *reinterpret_cast<const float2*>(shared.scores + row * Sizes<D>::score_pitch + step * 16 + half * 8 + 2 * t);
+      const float2 s = *reinterpret_cast<const float2*>(shared.scores + row * Sizes<D>::score_pitch + step * 16 + half * 8 + 2 * t);
       const float low = dev::exp2_fast(s.x - base), high = dev::exp2_fast(s.y - base);
       sum += low + high;
       running.weights[step][half] = dev::pack2<C>(low, high);
@@ -235,6 +235,7 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
 #pragma unroll
       for (int e = 0; e < 4; ++e) running.out[i][b][e] = 0;
 
+  const int positions[2] = {group.position + 2 * (lane & 3) % group.count, group.position + (2 * (lane & 3) + 1) % group.count};
   int at = 0;  // place in the ring of the tile in use
   const auto next_tile = [&]() -> const C* {
     dev::cp_async_wait<stages - 2>();
@@ -246,7 +247,7 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
     return tile;
   };
   for (int tile = unit.begin; tile < unit.end; ++tile) {
-    score_tile<T, C, D>(next_tile(), (group.first_tile + tile) * S::tokens, group, g, queries, shared);
+    score_tile<T, C, D>(next_tile(), (group.first_tile + tile) * S::tokens, positions, g, queries, shared);
 #pragma unroll
     for (int i = 0; i < decode_values; ++i) {
       if (i >= group.value_count) break;
@@ -435,8 +436,8 @@ int decode_workers(const Config& config, const DeviceFacts& device) {
 
 void attend_decode(const StepLaunch& step, const DecodePlan& plan, const DecodeParts& parts, int layer, const void* const* queries,
                    void* mixed) {
-  const DecodeArguments arguments{step.view, step.geometry, plan, parts, queries, mixed, layer,
-                                  pitch_of(step.geometry.heads * step.geometry.head_dim)};
+  const DecodeArguments arguments{step.view, step.geometry, plan,  parts,
+                                  queries,   mixed,         layer, pitch_of(step.geometry.heads * step.geometry.head_dim)};
   with_type(step.compute, [&](auto compute) {
     with_type(step.cache, [&](auto cache) { launch_decode<decltype(compute), decltype(cache)>(step, arguments); });
   });

@@ -156,8 +156,8 @@ __global__ void __launch_bounds__(plan_threads) plan_kernel(PlanArguments a) {
     }
     __syncthreads();
     if (pass == 0) {
-      const int64_t total =
-          sums_before(seen, warp_sums, [&](int i) { return int64_t(counts[i]); }, [&](int i, int64_t sum) { counts[i] = int32_t(sum); });
+      const int64_t total = sums_before(
+          seen, warp_sums, [&](int i) { return int64_t(counts[i]); }, [&](int i, int64_t sum) { counts[i] = int32_t(sum); });
       if (threadIdx.x == 0) a.plan.header[layer].groups = int32_t(total);
       __syncthreads();
     }

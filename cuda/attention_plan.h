@@ -5,10 +5,10 @@
 
 namespace chai::cuda {
 
-constexpr int decode_rows = 8;         // rows of a segment at most, and score rows of a unit of work
-constexpr int decode_values = 4;       // V slots of a unit of work
-constexpr int most_workers = 768;      // blocks of the decode kernel
-constexpr int least_share = 6;         // tiles that a worker reads at least, K and V counted apart
+constexpr int decode_rows = 8;     // rows of a segment at most, and score rows of a unit of work
+constexpr int decode_values = 4;   // V slots of a unit of work
+constexpr int most_workers = 768;  // blocks of the decode kernel
+constexpr int least_share = 6;     // tiles that a worker reads at least, K and V counted apart
 constexpr int decode_threads = 128;
 
 /// Score rows of one sequence that share a K slot, and the V slots they weigh; K and V are read once for all of them.
@@ -69,7 +69,9 @@ struct Attention::State {
   bool decode = true;
 
   void list_tiles(const StepLaunch& step);
-  DecodePlan plan() const { return {headers.get(), groups.get(), first_group.get(), counts.get(), sequences * config.heads, workers, sequences}; }
+  DecodePlan plan() const {
+    return {headers.get(), groups.get(), first_group.get(), counts.get(), sequences * config.heads, workers, sequences};
+  }
   DecodeParts parts() const { return {part_values.get(), part_states.get(), arrived.get()}; }
 };
 
@@ -85,8 +87,8 @@ int prefill_rows(const StepLaunch& step);
 void plan_decode(const StepLaunch& step, const DecodePlan& plan, int first_layer, int layers);
 void attend_decode(const StepLaunch& step, const DecodePlan& plan, const DecodeParts& parts, int layer, const void* const* queries,
                    void* mixed);
-/// `values`: V slots that one block may weigh with the same scores, 1 or 2 (1 where only one fits). `groups`: of (score slot, up to `values`
-/// V slots) a layer at most.
+/// `values`: V slots that one block may weigh with the same scores, 1 or 2 (1 where only one fits). `groups`: of (score slot, up to
+/// `values` V slots) a layer at most.
 void attend_prefill(const StepLaunch& step, const PrefillTile* tiles, int count, int groups, int values, int layer,
                     const void* const* queries, void* mixed);
 

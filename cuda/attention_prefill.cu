@@ -1,6 +1,6 @@
 // Prefill attention: many query rows, on tensor cores (mma.sync, sm_80 and later). In: a list of row tiles, rotated queries, pages.
-// Out: mixed[row][query head][head_dim]. A block takes one tile of rows, one score slot and up to R of the V slots that it weighs: the scores
-// and their softmax are computed once for all of them. Causal; the keys of earlier chunks come from the same pages.
+// Out: mixed[row][query head][head_dim]. A block takes one tile of rows, one score slot and up to R of the V slots that it weighs: the
+// scores and their softmax are computed once for all of them. Causal; the keys of earlier chunks come from the same pages.
 //
 // Every row's sums run over its keys in the same order whatever tile, chunk or batch it is computed in; tiles of keys that a row does not
 // see leave its state bit for bit.
@@ -22,8 +22,9 @@ struct Sizes {
   static constexpr int threads = warps * 32, rows = warps * 16;
   static constexpr int tokens = tile_tokens<D>, pitch = tile_pitch<D>;
   static constexpr int query_tiles = split ? 2 : 1;
-  static size_t shared_bytes(int values, int heads) {
-    return size_t(query_tiles * rows + (1 + values) * tokens) * pitch * 2 + size_t(3 * heads) * sizeof(int32_t);
+  /// Of the queries and the tiles.
+  __device__ __host__ static size_t tile_bytes(int values, int stages) {
+    return size_t(query_tiles * rows + stages * (1 + values) * tokens) * pitch * 2;
   }
 };
 
@@ -34,6 +35,7 @@ struct PrefillArguments {
   const void* const* queries;
   void* mixed;
   int32_t layer, query_pitch;
+  int32_t stages;  // tiles of keys and values in shared memory, 1 or 2
 };
 
 /// What one block computes.
@@ -224,64 +226,86 @@ struct Extent {
   int first, end;      // keys [first, end)
 };
 
-/// All tiles of keys, one after the other: the next keys come while this tile's values are added, its values while its scores are computed.
+/// The tiles of keys and values of a walk: page ids are read one tile ahead of their use.
+template <class T, class C, int D, int R>
+struct TileStream {
+  using S = Sizes<T, C, D>;
+  const PrefillArguments& a;
+  const StepView& view;
+  const Extent& extent;
+  const PageList& key_list;
+  const PageList (&value_list)[R];
+  int values, end_tile;
+  int32_t key_page = 0, value_page[R] = {};
+
+  __device__ __forceinline__ void look_up(int tile) {
+    if (tile >= end_tile) return;
+    const int64_t block = tile * S::tokens / page_rows;
+    key_page = key_list.ids[block * key_list.stride];
+#pragma unroll
+    for (int i = 0; i < R; ++i)
+      if (i < values) value_page[i] = value_list[i].ids[block * value_list[i].stride];
+  }
+  __device__ __forceinline__ void copy(C* to, int32_t page, int token) const {
+    const unsigned char* from = view.pool + uint64_t(page) * view.page_bytes + uint64_t(token % page_rows) * view.row_bytes;
+    load_tile<C, D>(to, from, a.geometry.head_dim, {extent.first - token, extent.end - token}, int(threadIdx.x), S::threads);
+  }
+  /// Starts the copy of a tile of keys and of every value's, one behind the other.
+  __device__ __forceinline__ void load(C* to, int tile) {
+    if (tile < end_tile) {
+      copy(to, key_page, tile * S::tokens);
+#pragma unroll
+      for (int i = 0; i < R; ++i)
+        if (i < values) copy(to + (1 + i) * S::tokens * S::pitch, value_page[i], tile * S::tokens);
+      look_up(tile + 1);
+    }
+    dev::cp_async_commit();
+  }
+};
+
+/// All tiles of keys in order. With two stages the next tile comes while this one is computed, and warps meet once a tile.
 template <class T, class C, int D, int R>
 __device__ __forceinline__ void walk(const PrefillArguments& a, const Extent& extent, const PageList& key_list,
                                      const PageList (&value_list)[R], int values, C* queries, Running<D, R>& running) {
   using S = Sizes<T, C, D>;
-  const Geometry& g = a.geometry;
-  const StepView& view = *a.view;
+  constexpr int stage = (1 + R) * S::tokens * S::pitch;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  C* keys = queries + S::query_tiles * S::rows * S::pitch;
-  C* value_tiles = keys + S::tokens * S::pitch;
-  const auto load = [&](C* to, const PageList& list, int tile) {
-    const int token = tile * S::tokens;
-    const unsigned char* from =
-        view.pool + uint64_t(list.ids[token / page_rows * list.stride]) * view.page_bytes + uint64_t(token % page_rows) * view.row_bytes;
-    load_tile<C, D>(to, from, g.head_dim, {extent.first - token, extent.end - token}, int(threadIdx.x), S::threads);
-  };
-  const auto load_values = [&](int tile) {
-#pragma unroll
-    for (int i = 0; i < R; ++i)
-      if (i < values) load(value_tiles + i * S::tokens * S::pitch, value_list[i], tile);
-  };
+  C* tiles = queries + S::query_tiles * S::rows * S::pitch;
   const int first_tile = extent.first / S::tokens, end_tile = (extent.end + S::tokens - 1) / S::tokens;
-  load(keys, key_list, first_tile);
-  dev::cp_async_commit();  // with the queries
-  load_values(first_tile);
-  dev::cp_async_commit();
+  TileStream<T, C, D, R> stream{a, *a.view, extent, key_list, value_list, values, end_tile};
+  stream.look_up(first_tile);
+  stream.load(tiles, first_tile);  // with the queries
 
   const bool live = warp * 16 < extent.rows;  // a warp behind the last row only helps to copy
   const int position = extent.position + warp * 16 + (lane >> 2);
-  const float scale = g.attention_scale * dev::log2_e;
+  const float scale = a.geometry.attention_scale * dev::log2_e;
+  int at = 0;  // stage in use
   for (int tile = first_tile; tile < end_tile; ++tile) {
-    const int token = tile * S::tokens;
-    const bool seen = live && token <= extent.position + warp * 16 + 15;
-    float scores[S::tokens / 8][4];
-    uint32_t weights[S::tokens / 16][4];
-    dev::cp_async_wait<1>();
-    __syncthreads();  // the keys are there
-    if (seen) multiply_keys<T, C, D>(queries, keys, scores);
-    __syncthreads();  // and no longer needed
-    if (tile + 1 < end_tile) load(keys, key_list, tile + 1);
-    dev::cp_async_commit();
-    if (seen) {
-      weigh<D, R>(scores, token, position, g.sliding_window, scale, running);
+    dev::cp_async_wait<0>();
+    __syncthreads();  // the tile is there for all, and all are done with the one before it
+    const C* keys = tiles + at * stage;
+    if (a.stages == 2) {
+      at ^= 1;
+      stream.load(tiles + at * stage, tile + 1);
+    }
+    if (live && tile * S::tokens <= extent.position + warp * 16 + 15) {
+      float scores[S::tokens / 8][4];
+      uint32_t weights[S::tokens / 16][4];
+      multiply_keys<T, C, D>(queries, keys, scores);
+      weigh<D, R>(scores, tile * S::tokens, position, a.geometry.sliding_window, scale, running);
 #pragma unroll
       for (int step = 0; step < S::tokens / 16; ++step)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
           weights[step][e] = dev::pack2<C>(scores[2 * step + e / 2][e % 2 * 2], scores[2 * step + e / 2][e % 2 * 2 + 1]);
-    }
-    dev::cp_async_wait<1>();
-    __syncthreads();  // the values are there
-    if (seen)
 #pragma unroll
       for (int i = 0; i < R; ++i)
-        if (i < values) add_values<C, D>(value_tiles + i * S::tokens * S::pitch, weights, running.out[i]);
-    __syncthreads();
-    if (tile + 1 < end_tile) load_values(tile + 1);
-    dev::cp_async_commit();
+        if (i < values) add_values<C, D>(keys + (1 + i) * S::tokens * S::pitch, weights, running.out[i]);
+    }
+    if (a.stages == 1) {
+      __syncthreads();
+      stream.load(tiles, tile + 1);
+    }
   }
 }
 
@@ -293,7 +317,7 @@ __global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(Prefil
   const Geometry& g = a.geometry;
   const StepView& view = *a.view;
   C* queries = reinterpret_cast<C*>(memory);
-  int32_t* score = reinterpret_cast<int32_t*>(memory + size_t(S::query_tiles * S::rows + (1 + R) * S::tokens) * S::pitch * 2);
+  int32_t* score = reinterpret_cast<int32_t*>(memory + S::tile_bytes(R, a.stages));
   int32_t* value = score + g.heads;
   const PrefillTile tile = a.tiles[blockIdx.y];
   const SegmentRecord segment = view.segment[tile.segment];
@@ -346,10 +370,12 @@ __global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(Prefil
 }
 
 template <class T, class C, int D, int R>
-void launch_prefill(const StepLaunch& step, int tiles, int groups, const PrefillArguments& arguments) {
+void launch_prefill(const StepLaunch& step, int tiles, int groups, PrefillArguments arguments) {
   using S = Sizes<T, C, D>;
+  const size_t tables = size_t(3 * step.geometry.heads) * sizeof(int32_t), reserved = 128;
+  arguments.stages = S::tile_bytes(R, 2) + tables + reserved <= step.device->shared_bytes ? 2 : 1;
   launch(prefill_kernel<T, C, D, R>,
-         {dim3(unsigned(groups), unsigned(tiles)), S::threads, S::shared_bytes(R, step.geometry.heads), step.stream}, arguments);
+         {dim3(unsigned(groups), unsigned(tiles)), S::threads, S::tile_bytes(R, arguments.stages) + tables, step.stream}, arguments);
 }
 
 /// Two values a block fit the registers up to head size 128.
@@ -369,7 +395,7 @@ int prefill_rows(const StepLaunch& step) {
 void attend_prefill(const StepLaunch& step, const PrefillTile* tiles, int count, int groups, int values, int layer,
                     const void* const* queries, void* mixed) {
   const Geometry& g = step.geometry;
-  const PrefillArguments arguments{step.view, g, tiles, queries, mixed, layer, pitch_of(g.heads * g.head_dim)};
+  const PrefillArguments arguments{step.view, g, tiles, queries, mixed, layer, pitch_of(g.heads * g.head_dim), 1};
   with_type(step.compute, [&](auto compute) {
     with_type(step.cache, [&](auto cache) {
       with_head_size(g.head_dim, [&](auto size) {

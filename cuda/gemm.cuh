@@ -35,26 +35,23 @@ struct Loader {
   static constexpr int weight_copies = Tile::weights / step_rows, row_copies = Tile::rows / step_rows;
   static_assert(Tile::weights % step_rows == 0 && Tile::rows % step_rows == 0);
   const T* weights[weight_copies];
-  const T* rows[row_copies];
-  const T* anywhere;  // a readable address for copies of zeros
+  const T* first;  // of the rows that this thread copies; the others follow at step_rows * pitch
+  int left;        // rows from there to the last one
   int row, chunk, chunks;
 
   template <class Task>
   __device__ __forceinline__ Loader(const Task& task, const int32_t* list, int first_unit, const T* from, int pitch, int first_row,
                                     int count)
-      : anywhere(from), row(int(threadIdx.x) / 8), chunk(int(threadIdx.x) % 8), chunks(pitch / 8) {
+      : row(int(threadIdx.x) / 8), chunk(int(threadIdx.x) % 8), chunks(pitch / 8) {
 #pragma unroll
     for (int i = 0; i < weight_copies; ++i) {
       const int at = row + i * step_rows;
       weights[i] = task.weight_row(task.pair_of_unit(list, first_unit + at / 16, at & 7), (at & 8) != 0);
     }
-#pragma unroll
-    for (int i = 0; i < row_copies; ++i) {
-      const int at = first_row + row + i * step_rows;
-      rows[i] = at < count ? from + int64_t(at) * pitch : nullptr;
-    }
+    first = from + int64_t(first_row + row) * pitch;
+    left = count - first_row - row;
   }
-  __device__ __forceinline__ void copy_weights(int slice, T* stage) const {
+  __device__ __forceinline__ void copy_weights(int slice, T* stage, const T* anywhere) const {
     const int at = slice * 8 + chunk;
 #pragma unroll
     for (int i = 0; i < weight_copies; ++i) {
@@ -62,12 +59,13 @@ struct Loader {
       dev::cp_async16_streaming(stage + swizzled(row + i * step_rows, chunk), ok ? weights[i] + at * 8 : anywhere, ok);
     }
   }
-  __device__ __forceinline__ void copy_rows(int slice, T* stage) const {
+  __device__ __forceinline__ void copy_rows(int slice, T* stage, const T* anywhere) const {
     const int at = slice * 8 + chunk;
 #pragma unroll
     for (int i = 0; i < row_copies; ++i) {
-      const bool ok = at < chunks && rows[i] != nullptr;
-      dev::cp_async16(stage + swizzled(Tile::weights + row + i * step_rows, chunk), ok ? rows[i] + at * 8 : anywhere, ok);
+      const bool ok = at < chunks && i * step_rows < left;
+      const T* from = first + int64_t(i) * step_rows * chunks * 8 + at * 8;
+      dev::cp_async16(stage + swizzled(Tile::weights + row + i * step_rows, chunk), ok ? from : anywhere, ok);
     }
   }
 };
@@ -161,12 +159,12 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
   const int slices = (pitch + 63) / 64;
 #pragma unroll
   for (int s = 0; s < Tile::stages - 1; ++s)
-    if (s < slices) loader.copy_weights(s, shared + s * Tile::stage_elements);
+    if (s < slices) loader.copy_weights(s, shared + s * Tile::stage_elements, from);
   dev::wait_for_previous_kernel();
   dev::let_next_kernel_start();
 #pragma unroll
   for (int s = 0; s < Tile::stages - 1; ++s) {
-    if (s < slices) loader.copy_rows(s, shared + s * Tile::stage_elements);
+    if (s < slices) loader.copy_rows(s, shared + s * Tile::stage_elements, from);
     dev::cp_async_commit();
   }
   const int warp = int(threadIdx.x) / 32, unit = warp % Tile::weight_warps * Tile::warp_units;
@@ -177,8 +175,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     dev::cp_async_wait<Tile::stages - 2>();
     __syncthreads();  // slice s is there, and everyone is done with the stage that is filled next
     if (s + Tile::stages - 1 < slices) {
-      loader.copy_weights(s + Tile::stages - 1, shared + next * Tile::stage_elements);
-      loader.copy_rows(s + Tile::stages - 1, shared + next * Tile::stage_elements);
+      loader.copy_weights(s + Tile::stages - 1, shared + next * Tile::stage_elements, from);
+      loader.copy_rows(s + Tile::stages - 1, shared + next * Tile::stage_elements, from);
     }
     dev::cp_async_commit();
     multiply_slice<T, Tile>(shared + stage * Tile::stage_elements, unit, group, sums);

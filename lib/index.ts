@@ -1,7 +1,5 @@
 // The public surface: exports only.
 
-export { calibrate } from './calibrate/calibrate';
-export { calibrationPage } from './calibrate/report/page';
 export type {
   BudgetSearch,
   CalibrateOptions,
@@ -14,7 +12,6 @@ export type {
 } from './calibrate/types';
 export type { ModelConfig } from './config';
 export { ChaiError, type ErrorCode } from './errors';
-export { evaluate } from './evaluate/evaluate';
 export type {
   AttentionResult,
   EvaluateOptions,
@@ -31,6 +28,7 @@ export { type Completion, type FinishReason, Generation, type Timings, type Toke
 export { type Attention, type HeadPlan, type HeadPlanLayer, type LayerHeads, readHeadPlan } from './head_plan';
 export { type Device, devices, inspectModel, type ModelInfo } from './inspect';
 export { loadModel, Model, type ModelMemory, type ModelStats } from './model';
+export { calibrate, calibrationPage, evaluate } from './offline';
 export type { GenerateOptions, LoadOptions, LoadProgress, Prompt } from './options';
 export { type CacheBytes, Session } from './session';
 export { type ChatMessage, type ChatTemplateOptions, type DecodeOptions, type EncodeOptions, Tokenizer } from './tokenizer';

@@ -22,8 +22,16 @@ const library = (name) => execFileSync('g++', [`-print-file-name=${name}`], { en
 function sanitizedAddon() {
   const folder = path.join(tree, 'addon');
   const built =
-    runQuietly('cmake', ['-S', root, '-B', tree, '-DSANITIZE=ON', '-DCMAKE_BUILD_TYPE=Release', `-Daddon_folder=${folder}`]) &&
-    runQuietly('cmake', ['--build', tree, '--parallel']);
+    runQuietly('cmake', [
+      '-S',
+      root,
+      '-B',
+      tree,
+      '-DSANITIZE=ON',
+      '-DWITH_CUDA=OFF',
+      '-DCMAKE_BUILD_TYPE=Release',
+      `-Daddon_folder=${folder}`,
+    ]) && runQuietly('cmake', ['--build', tree, '--parallel']);
   if (!built) {
     ++failed;
     return;
@@ -53,6 +61,7 @@ function sanitizedAddon() {
 
 check('soak of 1,000 load, generate, close rounds', process.execPath, ['--expose-gc', 'test/soak/rounds.mjs', '1000']);
 sanitizedAddon();
+check('native tests and kernels under sanitizers', process.execPath, ['scripts/test_sanitize.cjs', '--kernels']);
 check('binaries on other machines', process.execPath, ['scripts/check_platforms.cjs']);
 process.stdout.write(`${passed} passed, ${failed} failed\n`);
 process.exit(failed > 0 ? 1 : 0);

@@ -2,7 +2,7 @@
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
-const { buildTests, missingTools, root, runQuietly } = require('./native.cjs');
+const { buildTests, missingTools, present, root, runQuietly } = require('./native.cjs');
 
 const totals = { passed: 0, failed: 0 };
 
@@ -21,7 +21,7 @@ function run(command, args, env = {}) {
 
 function nativeTests() {
   const missing = missingTools();
-  if (missing || !buildTests('.cmake-tests', [])) {
+  if (missing || !buildTests('.cmake-tests', ['-DWITH_CUDA=OFF', '-DCHAI_KERNELS=ON'])) {
     if (missing) process.stderr.write(`${missing}\n`);
     return count('native (build)', 0, 1);
   }
@@ -41,6 +41,11 @@ function file(name) {
   count(name, passed, sound ? 0 : Math.max(1, total - passed));
 }
 
+/** Pages are looked at where there is a browser, and always in CI. */
+function browser() {
+  return process.env.CI || ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'].some(present);
+}
+
 const wanted = process.argv[2];
 // What is tested is what users get: the addon and dist/, up to date.
 if (!wanted && !runQuietly('npm', ['run', 'build'])) process.exit(1);
@@ -49,6 +54,9 @@ const files = fs
   .readdirSync(path.join(root, 'test'), { recursive: true })
   .filter((name) => name.endsWith('.test.ts') && (!wanted || name.includes(wanted)))
   .sort();
-for (const name of files) file(path.join('test', name));
+for (const name of files) {
+  if (name.startsWith(`browser${path.sep}`) && !browser()) process.stdout.write(`not run: test/${name}: there is no Chromium\n`);
+  else file(path.join('test', name));
+}
 process.stdout.write(`${totals.passed} passed, ${totals.failed} failed\n`);
 process.exit(totals.failed > 0 || totals.passed === 0 ? 1 : 0);

@@ -1,5 +1,5 @@
-// Decode and prefill attention through cuda/attention.h, dense beside clustered. Out: microseconds a layer, GB/s and share of the read ceiling, or
-// TFLOP/s as executed and as dense attention would count them; the ratio to dense beside the ideal one, 2H / (k + H).
+// Decode and prefill attention through cuda/attention.h, dense beside clustered. Out: microseconds a layer, GB/s and share of the read
+// ceiling, or TFLOP/s as executed and as dense attention would count them; the ratio to dense beside the ideal one, 2H / (k + H).
 #include <algorithm>
 #include <cmath>
 
@@ -28,8 +28,8 @@ double free_room() {
 }
 
 /// One cell; a shape that does not fit is recorded with the bytes it would need.
-void measure(Results& results, const Options& options, const cuda::DeviceFacts& device, const std::string& cell, const AttentionShape& shape,
-             const std::string& dense_cell, const std::string& section) {
+void measure(Results& results, const Options& options, const cuda::DeviceFacts& device, const std::string& cell,
+             const AttentionShape& shape, const std::string& dense_cell, const std::string& section) {
   if (!results.wants(cell)) return;
   Record record(cell);
   record.number("heads", shape.heads).number("keyValueHeads", shape.key_value_heads).number("headDim", shape.head_dim);
@@ -77,14 +77,26 @@ void measure_decode(const Options& options, const cuda::DeviceFacts& device) {
   Results results(options, "decode");
   // In order of value: the cells that have a bar come first.
   const Grid grid = options.tiny ? Grid{{{1, 130}, {2, 70}}, 8, 64, {8, 1, 3}}
-                                 : Grid{{{64, 2048}, {8, 8192}, {1, 32768}, {1, 2048}, {8, 2048}, {32, 2048}, {1, 8192}, {32, 8192}, {64, 8192},
-                                         {8, 32768}, {32, 32768}, {64, 32768}},
-                                        32, 128, {32, 4, 8, 16, 1}};
+                                 : Grid{{{64, 2048},
+                                         {8, 8192},
+                                         {1, 32768},
+                                         {1, 2048},
+                                         {8, 2048},
+                                         {32, 2048},
+                                         {1, 8192},
+                                         {32, 8192},
+                                         {64, 8192},
+                                         {8, 32768},
+                                         {32, 32768},
+                                         {64, 32768}},
+                                        32,
+                                        128,
+                                        {32, 4, 8, 16, 1}};
   for (const auto& [batch, context] : grid.shapes) {
     AttentionShape shape;
     shape.heads = shape.key_value_heads = grid.heads, shape.head_dim = grid.head_dim, shape.batch = batch, shape.context = context;
     const int layers = layers_for(shape, device, free_room());
-    const std::string name = shape_name(shape), dense = name + "/" + std::to_string(grid.heads);
+    const std::string name = "decode/" + shape_name(shape), dense = name + "/" + std::to_string(grid.heads);
     for (const int clusters : grid.clusters) {
       shape.clusters.assign(size_t(layers), clusters);
       measure(results, options, device, name + "/" + std::to_string(clusters), shape, dense, "decode");
@@ -95,19 +107,21 @@ void measure_decode(const Options& options, const cuda::DeviceFacts& device) {
     measure(results, options, device, name + "/published", shape, dense, "decode");
     shape.key_value_heads = grid.heads / 4;  // grouped queries
     shape.clusters.assign(size_t(layers_for(shape, device, free_room())), grid.heads);
-    measure(results, options, device, shape_name(shape) + "/grouped", shape, shape_name(shape) + "/grouped", "decode");
+    const std::string grouped = "decode/" + shape_name(shape) + "/grouped";
+    measure(results, options, device, grouped, shape, grouped, "decode");
   }
 }
 
 void measure_prefill(const Options& options, const cuda::DeviceFacts& device) {
   Results results(options, "prefill");
-  const Grid grid = options.tiny ? Grid{{{1, 70}}, 4, 64, {4, 1}} : Grid{{{1, 2048}, {1, 8192}, {1, 32768}, {8, 2048}}, 32, 128, {32, 4, 8, 16, 1}};
+  const Grid grid =
+      options.tiny ? Grid{{{1, 70}}, 4, 64, {4, 1}} : Grid{{{1, 2048}, {1, 8192}, {1, 32768}, {8, 2048}}, 32, 128, {32, 4, 8, 16, 1}};
   for (const auto& [batch, context] : grid.shapes) {
     AttentionShape shape;
     shape.heads = shape.key_value_heads = grid.heads, shape.head_dim = grid.head_dim, shape.batch = batch, shape.context = context;
     shape.rows = context;
     shape.bfloat16 = true;
-    const std::string name = shape_name(shape), dense = name + "/" + std::to_string(grid.heads);
+    const std::string name = "prefill/" + shape_name(shape), dense = name + "/" + std::to_string(grid.heads);
     for (const int clusters : grid.clusters) {
       shape.clusters.assign(context > 10000 ? 1 : 4, clusters);
       measure(results, options, device, name + "/" + std::to_string(clusters), shape, dense, "prefill");

@@ -102,12 +102,14 @@ void AttentionCase::fill_tables() {
   step_.sequences.resize(size_t(shape_.batch));
   for (int i = 0; i < shape_.batch; ++i) {
     std::vector<int32_t> tables(size_t(layers() * table_size));
-    for (int layer = 0; layer < layers(); ++layer) write_table(plan_->layers[size_t(layer)].heads, config_, tables.data() + layer * table_size);
+    for (int layer = 0; layer < layers(); ++layer)
+      write_table(plan_->layers[size_t(layer)].heads, config_, tables.data() + layer * table_size);
     const size_t count = size_t(blocks) * size_t(geometry_.table_rows), first = size_t(i) * count;
     SequenceView& sequence = step_.sequences[size_t(i)];
     sequence.geometry = &geometry_;
     sequence.tables = kept_upload(tables, held_, nullptr);
-    sequence.block_pages = kept_upload(std::vector<int32_t>(pages.begin() + long(first), pages.begin() + long(first + count)), held_, nullptr);
+    sequence.block_pages =
+        kept_upload(std::vector<int32_t>(pages.begin() + long(first), pages.begin() + long(first + count)), held_, nullptr);
     const int position = shape_.context - shape_.rows;
     step_.segments.push_back({i * shape_.rows, shape_.rows, position, false, i});
     for (int row = 0; row < shape_.rows; ++row) step_.tokens.push_back(0), step_.positions.push_back(position + row);

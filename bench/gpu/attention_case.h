@@ -1,5 +1,5 @@
-// A ready-made step for attention alone: random pages, tables and queries of a given shape on the device. In: shape and cluster counts. Out: a
-// StepLaunch, and the bytes and multiply-adds that it needs at least.
+// A ready-made step for attention alone: random pages, tables and queries of a given shape on the device. In: shape and cluster counts.
+// Out: a StepLaunch, and the bytes and multiply-adds that it needs at least.
 #pragma once
 #include <memory>
 

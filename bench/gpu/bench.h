@@ -1,5 +1,5 @@
-// What the sections of the GPU benchmark share. In: command line, measured times. Out: one JSON object a cell, one line each, written as it comes,
-// so that a run that was broken off goes on where it stopped.
+// What the sections of the GPU benchmark share. In: command line, measured times. Out: one JSON object a cell, one line each, written as it
+// comes, so that a run that was broken off goes on where it stopped.
 #pragma once
 #include <set>
 #include <string>
@@ -14,8 +14,8 @@ namespace chai::bench {
 struct Options {
   std::string out = "build_gpu/results";
   int device = 0;
-  bool tiny = false;   // shapes small enough for the host shim
-  bool again = false;  // measure cells that have a result already
+  bool tiny = false;     // shapes small enough for the host shim
+  bool again = false;    // measure cells that have a result already
   double seconds = 420;  // of one section; it stops between two cells after that
 };
 

@@ -1,5 +1,5 @@
-// What the memory of this device can do at best: reading alone, and copying. Out: GB/s, the yardsticks of the other sections. (The ceiling of
-// matrix products is measured beside it by baselines.py.)
+// What the memory of this device can do at best: reading alone, and copying. Out: GB/s, the yardsticks of the other sections. (The ceiling
+// of matrix products is measured beside it by baselines.py.)
 #include <algorithm>
 
 #include "bench.h"
@@ -83,8 +83,9 @@ void measure_ceilings(const Options& options, const cuda::DeviceFacts& device) {
     const cuda::Launch how{dim3(unsigned(device.processors * per_processor)), dim3(threads), 0, stream};
     const std::string suffix = "/blocks-per-sm-" + std::to_string(per_processor);
     if (results.wants("read" + suffix))
-      add_bandwidth(results, "read" + suffix, double(bytes),
-                    time_graph(stream, 3, rounds, [&] { launch(read_kernel, how, source, words, reinterpret_cast<uint32_t*>(sink.get())); }));
+      add_bandwidth(results, "read" + suffix, double(bytes), time_graph(stream, 3, rounds, [&] {
+                      launch(read_kernel, how, source, words, reinterpret_cast<uint32_t*>(sink.get()));
+                    }));
     if (results.wants("copy" + suffix))
       add_bandwidth(results, "copy" + suffix, 2.0 * double(bytes),
                     time_graph(stream, 3, rounds, [&] { launch(copy_kernel, how, source, reinterpret_cast<uint4*>(to.get()), words); }));

@@ -1,6 +1,6 @@
-// The GPU benchmark: chai_bench SECTION... [--out DIR] [--device N] [--seconds S] [--again] [--tiny], or chai_bench compare COMMITTED PRESENT.
-// Out: OUT/SECTION.jsonl, one cell a line; cells that are there are not measured again. Exit: 0 done, 1 failed or slower, 2 usage, 3 out of time
-// (run it again to go on), 4 refused because the device was throttled.
+// The GPU benchmark: chai_bench SECTION... [--out DIR] [--device N] [--seconds S] [--again] [--tiny], or chai_bench compare COMMITTED
+// PRESENT. Out: OUT/SECTION.jsonl, one cell a line; cells that are there are not measured again. Exit: 0 done, 1 failed or slower, 2 usage,
+// 3 out of time (run it again to go on), 4 refused because the device was throttled.
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -26,9 +26,16 @@ int usage() {
   return 2;
 }
 
-/// One section between two looks at the device. Returns the exit status.
+int refuse(const std::string& name, const bench::SmiFacts& facts) {
+  std::fprintf(stderr, "refused: the device is slowed down by heat or by the board (%s; nvidia-smi: %s); let it cool and run it again\n",
+               name.c_str(), facts.csv.c_str());
+  return 4;
+}
+
+/// One section between two looks at the device. Returns the exit status. What a slowed device measured is put aside as SECTION.throttled.
 int run(const std::string& name, const bench::Options& options, const cuda::DeviceFacts& device) {
   const bench::SmiFacts before = bench::smi_facts(options.device);
+  if (before.throttled()) return refuse(name, before);
   int status = 0;
   try {
     sections.at(name)(options, device);
@@ -43,10 +50,10 @@ int run(const std::string& name, const bench::Options& options, const cuda::Devi
   record.text("section", name).text("device", device.name).number("processors", device.processors).number("capability", device.capability);
   record.number("l2Bytes", double(device.l2_bytes)).raw("before", before.json()).raw("after", after.json());
   facts.add(record);
-  if (before.throttled() || after.throttled()) {
-    std::fprintf(stderr, "refused: the device was slowed down during %s (nvidia-smi: %s); let it cool, then run with --again\n", name.c_str(),
-                 after.csv.c_str());
-    return 4;
+  if (after.throttled()) {
+    const std::string path = options.out + "/" + name;
+    std::rename((path + ".jsonl").c_str(), (path + ".throttled").c_str());
+    return refuse(name, after);
   }
   return status;
 }
@@ -59,13 +66,20 @@ int main(int count, char** arguments) {
   for (int i = 1; i < count; ++i) {
     const std::string word = arguments[i];
     const bool more = i + 1 < count;
-    if (word == "--again") options.again = true;
-    else if (word == "--tiny") options.tiny = true;
-    else if (word == "--out" && more) options.out = arguments[++i];
-    else if (word == "--device" && more) options.device = std::atoi(arguments[++i]);
-    else if (word == "--seconds" && more) options.seconds = std::atof(arguments[++i]);
-    else if (word.rfind("--", 0) == 0) return usage();
-    else names.push_back(word);
+    if (word == "--again")
+      options.again = true;
+    else if (word == "--tiny")
+      options.tiny = true;
+    else if (word == "--out" && more)
+      options.out = arguments[++i];
+    else if (word == "--device" && more)
+      options.device = std::atoi(arguments[++i]);
+    else if (word == "--seconds" && more)
+      options.seconds = std::atof(arguments[++i]);
+    else if (word.rfind("--", 0) == 0)
+      return usage();
+    else
+      names.push_back(word);
   }
   if (names.size() == 3 && names[0] == "compare") return bench::compare(names[1], names[2]);
   if (names.empty()) return usage();

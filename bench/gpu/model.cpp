@@ -1,5 +1,5 @@
-// The whole model through the engine: random weights in the LLaMA-7B shape, dense beside the published cluster counts. Out: time to first token,
-// time per token and tokens per second by batch and context, the share of what reading weights and cache once would take, K/V bytes.
+// The whole model through the engine: random weights in the LLaMA-7B shape, dense beside the published cluster counts. Out: time to first
+// token, time per token and tokens per second by batch and context, the share of what reading weights and cache once would take, K/V bytes.
 #include <unistd.h>
 
 #include <algorithm>
@@ -121,14 +121,17 @@ class Drain {
     int before = 0;
     while (ended < running.size()) {
       ended = 0;
+      bool any = false;  // `ready` is called again only after a take that gave nothing
       for (size_t i = 0; i < running.size(); ++i) {
         const TokenBatch batch = running[i]->take();
         if (batch.error) std::rethrow_exception(batch.error);
+        any |= !batch.ids.empty();
         got[i] += int(batch.ids.size());
         ended += got[i] >= tokens;
       }
       if (started == 0 && std::all_of(got.begin(), got.end(), [](int n) { return n > 0; }))
         started = now(), before = std::accumulate(got.begin(), got.end(), 0);
+      if (any) continue;
       std::unique_lock hold(mutex_);
       if (ended < running.size()) changed_.wait(hold, [this] { return std::exchange(news_, false); });
     }
@@ -181,8 +184,12 @@ struct Bench {
     }
     const Times times = times_of(seconds);
     const double flops = 2.0 * weight_count(config) * tokens;
-    results.add(Record(cell).number("tokens", tokens).number("us", times.median).number("spread", (times.most - times.least) / times.median)
-                    .number("rounds", times.count).number("matrixTflopDenseEquivalent", flops / times.median * 1e-6)
+    results.add(Record(cell)
+                    .number("tokens", tokens)
+                    .number("us", times.median)
+                    .number("spread", (times.most - times.least) / times.median)
+                    .number("rounds", times.count)
+                    .number("matrixTflopDenseEquivalent", flops / times.median * 1e-6)
                     .number("weightShare", weight_share));
   }
 
@@ -259,8 +266,8 @@ void measure_model(const Options& options, const cuda::DeviceFacts& device) {
   };
   const Named plans[] = {{"dense", &dense, 1}, {"published", &clustered, slots / (2.0 * config.layers * config.key_value_heads)}};
   using Shapes = std::vector<std::pair<int, int>>;
-  const Shapes shapes = options.tiny ? Shapes{{1, 40}, {3, 70}}
-                                     : Shapes{{1, 2048}, {1, 16}, {8, 8192}, {64, 2048}, {8, 2048}, {1, 8192}, {32, 2048}, {32, 8192}, {64, 8192}};
+  const Shapes shapes = options.tiny ? Shapes{{1, 40}, {3, 70}} : Shapes{{1, 2048}, {1, 16},    {8, 8192},  {64, 2048}, {8, 2048},
+                                                                         {1, 8192}, {32, 2048}, {32, 8192}, {64, 8192}};
   try {
     for (const auto& [batch, context] : shapes)
       for (const Named& plan : plans) bench.share_kept = plan.share, bench.decode(plan.name, *plan.plan, batch, context);

@@ -79,6 +79,7 @@ export function checkOptions(options: unknown, contextLength: number): CheckedOp
     throw invalid(
       `warmupStart + warmupTokens is ${warmup}; it must be below length (${length}), and at most ${mostRows}: lower it, or raise length`,
     );
+  if (checked.budget && checked.heldOut < 4) throw invalid('option heldOut: a budget takes 4 windows or more, 2 to search and 2 to check');
   if (checked.resume && checked.stateFile === undefined) throw invalid('option resume: there is no stateFile to go on from');
   return checked;
 }

@@ -1,11 +1,11 @@
 // Draws samples and held-out windows from text. In: files, sizes, a seed. Out: token ids; one pass a file, memory bounded by what is drawn.
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { ChaiError } from '../errors';
 import type { Scored } from '../evaluate/encode';
 import { Reservoir, randomNumbers } from '../evaluate/random';
 import { specialBefore, type TextEncoder, windowsOf } from '../evaluate/windows';
 import { readDocuments } from '../text_files';
 import type { CheckedOptions } from './options';
+import { Turn } from './turn';
 
 export interface Drawn {
   samples: Int32Array[];
@@ -14,7 +14,10 @@ export interface Drawn {
   windows: number;
 }
 
-type Wishes = Pick<CheckedOptions, 'text' | 'samples' | 'heldOut' | 'heldOutText' | 'length' | 'seed' | 'addSpecialTokens' | 'signal'>;
+type Wishes = Pick<
+  CheckedOptions,
+  'text' | 'samples' | 'budget' | 'heldOut' | 'heldOutText' | 'length' | 'seed' | 'addSpecialTokens' | 'signal'
+>;
 
 /**
  * Windows of `length` tokens side by side; what is left at the end of a document, and documents that are shorter, are not used. Held-out
@@ -25,16 +28,17 @@ export async function drawSamples(wishes: Wishes, encoder: TextEncoder): Promise
   const random = randomNumbers(seed);
   const own = new Reservoir<Scored>(samples + (heldOutText ? 0 : heldOut), random);
   await offerWindows(text, own, wishes, encoder);
-  const needed = heldOutText ? 1 : 3;
+  const least = leastHeldOut(wishes);
+  const needed = heldOutText ? 1 : least + 1;
   if (own.seen < needed) throw tooShort(text, own.seen, needed, length);
   if (heldOutText) {
     const other = new Reservoir<Scored>(heldOut, random);
     await offerWindows(heldOutText, other, wishes, encoder);
-    if (other.seen < 2) throw tooShort(heldOutText, other.seen, 2, length);
+    if (other.seen < least) throw tooShort(heldOutText, other.seen, least, length);
     return { samples: own.items.map(({ ids }) => ids), heldOut: other.items, windows: own.seen };
   }
   const all = own.items;
-  const kept = Math.max(2, Math.min(heldOut, Math.floor((all.length * heldOut) / (samples + heldOut))));
+  const kept = Math.max(least, Math.min(heldOut, Math.floor((all.length * heldOut) / (samples + heldOut))));
   const apart = new Reservoir<number>(kept, random);
   for (const i of all.keys()) apart.offer(i);
   const chosen = new Set(apart.items);
@@ -45,6 +49,11 @@ export async function drawSamples(wishes: Wishes, encoder: TextEncoder): Promise
   };
 }
 
+/** A standard error takes two windows; with a budget only every second one is measured in the end. */
+export function leastHeldOut({ budget }: Pick<CheckedOptions, 'budget'>): number {
+  return budget ? 4 : 2;
+}
+
 async function offerWindows(files: readonly string[], to: Reservoir<Scored>, wishes: Wishes, encoder: TextEncoder): Promise<void> {
   const { length, addSpecialTokens, signal } = wishes;
   const before = addSpecialTokens ? await specialBefore(encoder) : new Int32Array(0);
@@ -53,12 +62,14 @@ async function offerWindows(files: readonly string[], to: Reservoir<Scored>, wis
       'OPTION_INVALID',
       `calibrate: a length of ${length} tokens is too short: the tokenizer puts ${before.length} before a text`,
     );
+  const turn = new Turn(signal);
   for (const file of files)
     for await (const { text } of readDocuments(file, { signal })) {
       const ids = await encoder.encode(text, false);
-      for (const window of windowsOf(ids, before, { window: length, stride: length }))
+      for (const window of windowsOf(ids, before, { window: length, stride: length })) {
         if (window.ids.length === length) to.offer({ ids: window.ids.slice(), from: window.from }); // a copy: the document goes
-      await nextTurn();
+        await turn.over();
+      }
     }
 }
 

@@ -22,7 +22,9 @@ inline Config attention_config(int heads, int key_value_heads, int head_dim) {
   return c;
 }
 
-inline uint16_t narrow(double x, Element type) { return type == Element::float16 ? float16_of_float(float(x)) : bfloat16_of_float(float(x)); }
+inline uint16_t narrow(double x, Element type) {
+  return type == Element::float16 ? float16_of_float(float(x)) : bfloat16_of_float(float(x));
+}
 inline double widen(uint16_t bits, Element type) { return type == Element::float16 ? float_of_float16(bits) : float_of_bfloat16(bits); }
 inline double half_step(Element type) { return type == Element::float16 ? 0x1p-11 : 0x1p-8; }  // of rounding, relative, and to spare
 
@@ -126,7 +128,8 @@ class AttentionCase {
     return run(attention);
   }
 
-  /// Largest error as a part of what rounding may cause (above 1 is wrong); infinite when a row is missing, NaN, or one too many is written.
+  /// Largest error as a part of what rounding may cause (above 1 is wrong); infinite when a row is missing, NaN, or one too many is
+  /// written.
   double error(const std::vector<std::vector<uint16_t>>& mixed) const {
     double worst = 0;
     for (int layer = 0; layer < config_.layers; ++layer) {
@@ -180,8 +183,8 @@ class AttentionCase {
     }
     for (int layer = 0; s.warm && layer < config_.layers; ++layer)  // representatives' warm pages become their slots' first
       for (size_t slot = 0; slot < s.map[size_t(layer)].kept_keys.size(); ++slot)
-        s.pages[size_t(s.geometry->key_row[size_t(layer)]) + slot] = s.warm_pages[size_t(
-            layer * config_.key_value_heads + s.map[size_t(layer)].kept_keys[slot])];
+        s.pages[size_t(s.geometry->key_row[size_t(layer)]) + slot] =
+            s.warm_pages[size_t(layer * config_.key_value_heads + s.map[size_t(layer)].kept_keys[slot])];
   }
   const uint16_t* row_of(const std::vector<uint16_t>& rows, const Sequence& s, int layer, int head, int position) const {
     return rows.data() + (size_t(layer * config_.key_value_heads + head) * size_t(s.length) + size_t(position)) * size_t(config_.head_dim);
@@ -206,7 +209,8 @@ class AttentionCase {
         const LayerHeads& heads = s.map[size_t(layer)];
         const int32_t* pages = s.pages.data() + position / page_rows * s.geometry->table_rows;
         for (size_t slot = 0; slot < heads.kept_keys.size(); ++slot)
-          put(pages[size_t(s.geometry->key_row[size_t(layer)]) + slot], position, row_of(s.keys, s, layer, heads.kept_keys[slot], position));
+          put(pages[size_t(s.geometry->key_row[size_t(layer)]) + slot], position,
+              row_of(s.keys, s, layer, heads.kept_keys[slot], position));
         for (size_t slot = 0; slot < heads.kept_values.size(); ++slot)
           put(pages[size_t(s.geometry->value_row[size_t(layer)]) + slot], position,
               row_of(s.values, s, layer, heads.kept_values[slot], position));
@@ -244,7 +248,8 @@ class AttentionCase {
     }
     for (int e = 0; e < d; ++e) {
       const double got = widen(mixed[size_t((segment.row + i) * pitch() + h * d + e)], compute_);
-      const double bound = half_step(cache_) * size[size_t(e)] + half_step(compute_) * std::abs(value[size_t(e)]) + 1e-4 * size[size_t(e)] + 1e-5;
+      const double bound =
+          half_step(cache_) * size[size_t(e)] + half_step(compute_) * std::abs(value[size_t(e)]) + 1e-4 * size[size_t(e)] + 1e-5;
       const double error = std::abs(got - value[size_t(e)]) / bound;
       if (!(error <= worst)) worst = std::isnan(error) ? INFINITY : error;
     }

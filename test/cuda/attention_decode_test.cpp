@@ -8,9 +8,19 @@ constexpr Element f16 = Element::float16, bf16 = Element::bfloat16;
 constexpr HeadKind kinds[] = {HeadKind::dense, HeadKind::clustered, HeadKind::free, HeadKind::shared_layers};
 
 TEST(cuda_decode_head_sizes_and_types) {
-  for (const auto& [head_dim, compute, cache] :
-       {std::tuple{64, f16, f16}, {128, f16, f16}, {128, bf16, bf16}, {80, bf16, bf16}, {96, f16, f16}, {256, f16, f16}, {256, bf16, f16},
-        {128, f16, bf16}, {64, bf16, f16}, {40, f16, f16}, {33, bf16, bf16}, {12, f16, f16}, {200, f16, f16}}) {
+  for (const auto& [head_dim, compute, cache] : {std::tuple{64, f16, f16},
+                                                 {128, f16, f16},
+                                                 {128, bf16, bf16},
+                                                 {80, bf16, bf16},
+                                                 {96, f16, f16},
+                                                 {256, f16, f16},
+                                                 {256, bf16, f16},
+                                                 {128, f16, bf16},
+                                                 {64, bf16, f16},
+                                                 {40, f16, f16},
+                                                 {33, bf16, bf16},
+                                                 {12, f16, f16},
+                                                 {200, f16, f16}}) {
     AttentionCase c(attention_config(4, 4, head_dim), compute, cache, 1);
     const int lengths[] = {1, 65, 130};
     for (int i = 0; i < 3; ++i) c.add_segment(c.add_sequence(kinds[i + (i > 0)]), lengths[i] - 1, 1);
@@ -40,7 +50,8 @@ TEST(cuda_decode_every_cluster_count) {
       Membership membership;
       membership.cluster_of = random_onto(config.heads, clusters, c.random());
       for (int cluster = 0; cluster < clusters; ++cluster)
-        membership.representatives.push_back(int(std::find(membership.cluster_of.begin(), membership.cluster_of.end(), cluster) - membership.cluster_of.begin()));
+        membership.representatives.push_back(
+            int(std::find(membership.cluster_of.begin(), membership.cluster_of.end(), cluster) - membership.cluster_of.begin()));
       map.push_back(clustered_heads(config, layer, membership));
     }
     c.add_segment(c.add_sequence(map), 20 * clusters, 1);

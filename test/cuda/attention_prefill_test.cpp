@@ -8,9 +8,17 @@ constexpr Element f16 = Element::float16, bf16 = Element::bfloat16;
 constexpr HeadKind kinds[] = {HeadKind::dense, HeadKind::clustered, HeadKind::free, HeadKind::shared_layers};
 
 TEST(cuda_prefill_head_sizes_and_types) {
-  for (const auto& [head_dim, compute, cache] :
-       {std::tuple{64, f16, f16}, {128, f16, f16}, {128, bf16, bf16}, {80, bf16, bf16}, {96, f16, f16}, {256, f16, f16}, {256, bf16, f16},
-        {128, f16, bf16}, {40, f16, f16}, {33, bf16, bf16}, {200, f16, f16}}) {
+  for (const auto& [head_dim, compute, cache] : {std::tuple{64, f16, f16},
+                                                 {128, f16, f16},
+                                                 {128, bf16, bf16},
+                                                 {80, bf16, bf16},
+                                                 {96, f16, f16},
+                                                 {256, f16, f16},
+                                                 {256, bf16, f16},
+                                                 {128, f16, bf16},
+                                                 {40, f16, f16},
+                                                 {33, bf16, bf16},
+                                                 {200, f16, f16}}) {
     AttentionCase c(attention_config(3, 3, head_dim), compute, cache, 1);
     c.add_segment(c.add_sequence(HeadKind::clustered), 50, 30);
     c.add_segment(c.add_sequence(HeadKind::dense), 0, 20);
@@ -40,7 +48,8 @@ TEST(cuda_prefill_every_cluster_size) {
       Membership membership;
       membership.cluster_of = random_onto(config.heads, clusters, c.random());
       for (int cluster = 0; cluster < clusters; ++cluster)
-        membership.representatives.push_back(int(std::find(membership.cluster_of.begin(), membership.cluster_of.end(), cluster) - membership.cluster_of.begin()));
+        membership.representatives.push_back(
+            int(std::find(membership.cluster_of.begin(), membership.cluster_of.end(), cluster) - membership.cluster_of.begin()));
       map.push_back(clustered_heads(config, layer, membership));
     }
     c.add_segment(c.add_sequence(map), 3 * clusters, 9 + 12 * clusters);

@@ -118,7 +118,6 @@ void agree(Config config, const HeadPlan& plan, int tokens, Element compute = El
   const auto expected = logits_of(*cpu, ids), got = logits_of(*cuda, ids);
   if (tokens >= plan.warmup_end()) CHECK(cpu->head_maps() == cuda->head_maps());
   CHECK(distance(got, expected) < limit);
-  std::printf("    distance %g\n", distance(got, expected));
   // ... and a few more tokens, one at a time, on top of the cache
   CHECK(distance(logits_of(*cuda, {5}), logits_of(*cpu, {5})) < limit);
   CHECK(distance(logits_of(*cuda, {6, 7, 8}), logits_of(*cpu, {6, 7, 8})) < limit);

@@ -55,7 +55,7 @@ struct Buffer {
     synchronize(nullptr);
   }
   void write(const std::vector<T>& values) const {
-    copy_to_device(memory.get(), values.data(), values.size() * sizeof(T), nullptr);
+    if (!values.empty()) copy_to_device(memory.get(), values.data(), values.size() * sizeof(T), nullptr);
     synchronize(nullptr);
   }
   std::vector<T> read() const {

@@ -333,6 +333,7 @@ test('samples are whole windows, each once, and none of them is held out', async
     samples: 20,
     heldOut: 8,
     heldOutText: undefined,
+    budget: undefined,
     length: 10,
     seed: 5,
     addSpecialTokens: true,
@@ -359,6 +360,10 @@ test('samples are whole windows, each once, and none of them is held out', async
   assert.equal([apart.samples.length, apart.heldOut.length], [40, 8]);
   await refused(drawSamples({ ...wishes, length: 200 }, encoder), /numbers\.txt has 1 passage of 200 tokens.*lower length/);
   await refused(drawSamples({ ...wishes, length: 2 }, encoder), /too short/);
+  await refused(
+    drawSamples({ ...wishes, budget: { keyValueSaving: 0 }, length: 92 }, encoder),
+    /has 4 passages of 92 tokens, and at least 5/,
+  );
 });
 
 test('options are refused by name', async () => {
@@ -372,6 +377,7 @@ test('options are refused by name', async () => {
   await refused(check({ budget: { keyValueSaving: 2 } }), /option budget/);
   await refused(check({ budget: { keyValueSaving: 0.1, perplexityIncrease: 0.1 } }), /option budget/);
   await refused(check({ budget: { perplexityIncrease: Number.NaN } }), /option budget/);
+  await refused(check({ budget: { keyValueSaving: 0.1 }, heldOut: 3 }), /option heldOut: a budget takes 4/);
   await refused(check({ clustering: 'other' }), /option clustering/);
   await refused(check({ resume: true }), /no stateFile/);
   await refused(check({ sample: 3 }), /sample/);

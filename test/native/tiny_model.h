@@ -37,6 +37,7 @@ class TinyModel {
     options.token_embedding = tensor(config.vocabulary, d, 0.5f);
     options.output = tensor(config.vocabulary, d, 0.5f);
     options.final_norm = norm(d);
+    if (config.norm == NormKind::layer) options.final_norm_bias = tensor(1, d, 0.1f);
     for (int i = 0; i < config.layers; ++i) options.layers.push_back(layer(config));
     std::ofstream(path_, std::ios::binary)
         .write(reinterpret_cast<const char*>(data_.data()), std::streamsize(data_.size() * sizeof(float)));
@@ -49,7 +50,9 @@ class TinyModel {
     t.attention_norm = norm(c.hidden), t.feed_forward_norm = norm(c.hidden);
     t.query = tensor(c.query_width(), c.hidden, 0.35f), t.key = tensor(c.key_value_width(), c.hidden, 0.35f);
     t.value = tensor(c.key_value_width(), c.hidden, 0.2f), t.attention_output = tensor(c.hidden, c.query_width(), 0.2f);
-    t.gate = tensor(c.intermediate, c.hidden, 0.2f), t.up = tensor(c.intermediate, c.hidden, 0.2f);
+    if (c.norm == NormKind::layer) t.attention_norm_bias = tensor(1, c.hidden, 0.1f), t.feed_forward_norm_bias = tensor(1, c.hidden, 0.1f);
+    if (c.gated) t.gate = tensor(c.intermediate, c.hidden, 0.2f);
+    t.up = tensor(c.intermediate, c.hidden, 0.2f);
     t.down = tensor(c.hidden, c.intermediate, 0.2f);
     return t;
   }

@@ -20,7 +20,8 @@ section { margin-top: 44px; }
 .grid-of { display: grid; grid-template-columns: repeat(auto-fill, minmax(232px, 1fr)); gap: 14px; }
 .panel { background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: 12px; margin: 0; overflow-x: auto; }
 .wide { max-width: 800px; padding: 16px; }
-.legend { margin: 6px 0 14px; }
+@media (max-width: 640px) { .wide svg, .legend svg { min-width: 540px; } }
+.legend { overflow-x: auto; margin: 6px 0 14px; }
 svg { display: block; max-width: 100%; height: auto; }
 svg text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--ink); }
 svg .tick, svg .axis { fill: var(--muted); font-variant-numeric: tabular-nums; }
@@ -46,7 +47,7 @@ svg .chosen { fill: var(--accent); font-size: 12px; font-weight: 600; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 18px 7px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--muted); font-weight: 500; font-size: 13px; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 150px; }
 .scroll { overflow-x: auto; margin-bottom: 8px; }
 @media print { section { break-inside: avoid; } }
 `;
