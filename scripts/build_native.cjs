@@ -40,10 +40,16 @@ function removeTree(tree) {
 
 module.exports = { buildAddon, removeTree };
 
+/** For every GPU since Ampere; the last one also as PTX, which serves what comes after it. CHAI_CUDA_ARCHITECTURES=none leaves them out. */
+function releaseKernels() {
+  const wanted = process.env.CHAI_CUDA_ARCHITECTURES ?? '80-real;86-real;89-real;90a-real;100-real;120';
+  return wanted === 'none' ? '-DWITH_CUDA=OFF' : `-DCHAI_CUDA_ARCHITECTURES=${wanted}`;
+}
+
 if (require.main === module) {
   // prebuildify runs this in a folder of its own and says so by these variables.
   const release = process.env.PREBUILD_ARCH
-    ? { folder: path.resolve('build', 'Release'), tree: path.resolve('tree'), definitions: ['-DPORTABLE=ON'] }
+    ? { folder: path.resolve('build', 'Release'), tree: path.resolve('tree'), definitions: ['-DPORTABLE=ON', releaseKernels()] }
     : {};
   const given = process.argv.slice(2).filter((argument) => argument.startsWith('-D'));
   const strict = process.env.CI ? ['-DWARNINGS_AS_ERRORS=ON'] : [];

@@ -1,6 +1,7 @@
 // Runs the native build tools for the other scripts and for `chai-llm build`. In: a command line. Out: its status; quiet on success, its whole
 // log on failure.
 const { spawnSync } = require('node:child_process');
+const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 
@@ -48,8 +49,9 @@ function generator() {
   return process.env.CMAKE_GENERATOR || present('make') ? [] : ['-G', 'Ninja'];
 }
 
-/** cmake-js, a development dependency: there in a clone, not in an installed package, which builds by CMake alone. */
+/** cmake-js, a development dependency, in a clone; an installed package, which has no lib/, builds by CMake alone. */
 function cmakeJs() {
+  if (!fs.existsSync(path.join(root, 'lib'))) return undefined;
   try {
     return require.resolve('cmake-js/bin/cmake-js');
   } catch {
