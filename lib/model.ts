@@ -15,6 +15,7 @@ import { unlessAborted } from './cancel';
 import { describeConfig, type ModelConfig, readArchitecture } from './config';
 import { abortError, ChaiError, callerStack, toChaiError } from './errors';
 import { type Completion, complete, type Generation } from './generation';
+import { warnOfUnusedGpu } from './gpu_warning';
 import { type Attention, resolveAttention } from './head_plan';
 import { cacheBytesPerToken, planCache, weightBytes } from './memory_budget';
 import { findModelFiles, type ModelFiles } from './model_files';
@@ -72,6 +73,7 @@ async function load(directory: string, options: CheckedLoadOptions): Promise<Mod
   throwIfAborted(options.signal);
   const found = await native.findDevices();
   const device = chooseDevice(options.device, found);
+  if (options.device === 'auto' && device === 'cpu') await warnOfUnusedGpu(found);
   const cacheType = options.cacheType === 'auto' ? defaultCacheType(architecture, device) : options.cacheType;
   const tensors = [...Object.values(architecture.weights), ...architecture.layers.flatMap((layer) => Object.values(layer))];
   const { contextLength, cacheTokens } = planCache(
