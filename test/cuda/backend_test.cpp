@@ -125,7 +125,7 @@ void agree(Config config, const HeadPlan& plan, int tokens, Element compute = El
 
 }  // namespace
 
-TEST(cuda_dense_models_agree_with_the_cpu) {
+TEST(cuda_backend_dense_models_agree_with_the_cpu) {
   for (const int tokens : {1, 2, 9, 64, 150}) agree(tiny_config(), dense_plan(tiny_config()), tokens);
   const Config grouped = tiny_config(2, 8, 2, 16);
   for (const int tokens : {1, 70}) agree(grouped, dense_plan(grouped), tokens, Element::bfloat16);
@@ -134,7 +134,7 @@ TEST(cuda_dense_models_agree_with_the_cpu) {
   agree(window, dense_plan(window), 90);
 }
 
-TEST(cuda_clustered_models_agree_with_the_cpu) {
+TEST(cuda_backend_clustered_models_agree_with_the_cpu) {
   const Config config = tiny_config();
   for (const int tokens : {3, 4, 5, 6, 40, 130}) agree(config, chai_plan(config, {2, 5, 8}), tokens);
   agree(config, chai_plan(config, {1, 3, 4}, 60, 9), 120);
@@ -142,14 +142,14 @@ TEST(cuda_clustered_models_agree_with_the_cpu) {
   agree(grouped, chai_plan(grouped, {3, 6}), 80);
 }
 
-TEST(cuda_models_of_odd_sizes_agree_with_the_cpu) {
+TEST(cuda_backend_models_of_odd_sizes_agree_with_the_cpu) {
   Config config = tiny_config(2, 3, 3, 18);
   config.hidden = config.embedding = 36, config.intermediate = 50;
   agree(config, dense_plan(config), 70);
   agree(config, chai_plan(config, {2, 1}), 70);
 }
 
-TEST(cuda_plain_feed_forward_and_layer_norms_agree_with_the_cpu) {
+TEST(cuda_backend_plain_feed_forward_and_layer_norms_agree_with_the_cpu) {
   for (const NormPlacement placement : {NormPlacement::before, NormPlacement::after}) {
     Config config = tiny_config(2);
     config.norm = NormKind::layer, config.norm_placement = placement;
@@ -158,7 +158,7 @@ TEST(cuda_plain_feed_forward_and_layer_norms_agree_with_the_cpu) {
   }
 }
 
-TEST(cuda_every_head_its_own_cluster_equals_dense) {
+TEST(cuda_backend_every_head_its_own_cluster_equals_dense) {
   TinyModel model(tiny_config());
   Pair pair(model);
   const auto ids = some_ids(100, 3);
@@ -166,7 +166,7 @@ TEST(cuda_every_head_its_own_cluster_equals_dense) {
   CHECK(distance(logits_of(*pair.cuda->open(chai_plan(model.options.config, {8, 8, 8})), ids), dense) < 1e-3);
 }
 
-TEST(cuda_recorded_steps_equal_eager_ones) {
+TEST(cuda_backend_recorded_steps_equal_eager_ones) {
   TinyModel model(tiny_config());
   const HeadPlan plan = chai_plan(model.options.config, {3, 4, 2});
   GenerateOptions options;
@@ -182,7 +182,7 @@ TEST(cuda_recorded_steps_equal_eager_ones) {
   CHECK(texts[0] == texts[1]);
 }
 
-TEST(cuda_greedy_text_equals_the_cpu) {
+TEST(cuda_backend_greedy_text_equals_the_cpu) {
   TinyModel model(tiny_config(), 5);
   Pair pair(model);
   const HeadPlan plan = chai_plan(model.options.config, {3, 4, 2});
@@ -193,7 +193,7 @@ TEST(cuda_greedy_text_equals_the_cpu) {
   CHECK(text == greedy(*pair.cuda->open(plan), some_ids(30, 9), 24));
 }
 
-TEST(cuda_memory_is_refused_in_words_and_given_back) {
+TEST(cuda_backend_memory_is_refused_in_words_and_given_back) {
   uint64_t free_before = 0, total = 0;
   cuda::memory_of_device(free_before, total);
   {
@@ -215,7 +215,7 @@ TEST(cuda_memory_is_refused_in_words_and_given_back) {
   CHECK(free_after + (1 << 20) >= free_before);
 }
 
-TEST(cuda_float32_caches_are_refused) {
+TEST(cuda_backend_float32_caches_are_refused) {
   TinyModel model(tiny_config());
   model.options.device = "cuda:0";
   try {
