@@ -40,10 +40,10 @@ run_section() {
   case $1 in
     kernels) "$tests" cuda ;;
     model) "$tests" ;;
-    memcheck) sanitize memcheck cuda_warm cuda_draws_of cuda_linear cuda_attention backend ;;
-    racecheck) sanitize racecheck cuda_warm cuda_draws_of cuda_linear cuda_attention ;;
+    memcheck) sanitize memcheck cuda_warm cuda_draws_of cuda_qkv cuda_decode cuda_prefill backend ;;
+    racecheck) sanitize racecheck cuda_warm cuda_draws_of cuda_qkv cuda_decode cuda_prefill ;;
     initcheck) sanitize initcheck cuda_warm cuda_draws_of ;;
-    synccheck) sanitize synccheck cuda_warm cuda_draws_of cuda_linear cuda_attention ;;
+    synccheck) sanitize synccheck cuda_warm cuda_draws_of cuda_qkv cuda_decode cuda_prefill ;;
     soak) soak ;;
     *)
       echo "unknown section $1" >&2
