@@ -1,6 +1,6 @@
 // Stands in for the CUDA backend in a build without it. In: a wish for a GPU. Out: the reason why there is none.
-#include "cuda.h"
 #include "error.h"
+#include "gpu.h"
 
 namespace chai {
 namespace {

@@ -4,7 +4,7 @@
 #include <map>
 #include <tuple>
 
-#include "../native/cuda.h"
+#include "../native/gpu.h"
 #include "attention.h"
 #include "block_pool.h"
 #include "clusterer.h"

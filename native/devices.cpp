@@ -2,7 +2,7 @@
 #include "devices.h"
 
 #include "backend.h"
-#include "cuda.h"
+#include "gpu.h"
 #include "platform/platform.h"
 
 namespace chai {

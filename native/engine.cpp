@@ -5,8 +5,8 @@
 #include <cstdlib>
 #include <future>
 
-#include "cuda.h"
 #include "error.h"
+#include "gpu.h"
 #include "head_gram.h"
 #include "scheduler.h"
 

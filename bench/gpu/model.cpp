@@ -7,15 +7,15 @@
 #include <condition_variable>
 #include <cstdio>
 #include <fstream>
-#include <future>
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <utility>
 
 #include "bench.h"
-#include "cuda.h"
 #include "engine.h"
 #include "error.h"
+#include "gpu.h"
 
 namespace chai::bench {
 namespace {
@@ -86,7 +86,7 @@ HeadPlan published_plan(const Config& c) {
   plan.method = Method::chai;
   for (int i = 0; i < c.layers; ++i) {
     PlanLayer layer;
-    layer.rule.clusters = i * 32 < 18 * c.layers ? c.heads : std::min(4, c.heads);  // 18 of 32 layers keep all heads
+    layer.rule.clusters = i * 32 < 18 * c.layers ? c.heads : std::min(4, c.heads / 2);  // 18 of 32 layers keep all heads
     plan.layers.push_back(layer);
   }
   return plan;
@@ -99,66 +99,72 @@ std::vector<int32_t> random_ids(int count, int vocabulary, unsigned seed) {
   return ids;
 }
 
-/// Generations of several sessions at once, drained as fast as they come.
-class Drain {
- public:
-  /// Starts all; returns the seconds from the first token of the last one to the last token of all, and the tokens in that time.
-  std::pair<double, int> run(std::vector<std::shared_ptr<Session>>& sessions, int vocabulary, int tokens) {
-    GenerateOptions options;
-    options.max_tokens = tokens;
-    std::vector<std::shared_ptr<Generation>> running;
-    for (size_t i = 0; i < sessions.size(); ++i) {
-      const auto ready = [this] {
-        const std::lock_guard hold(mutex_);
-        news_ = true;
-        changed_.notify_one();
-      };
-      running.push_back(sessions[i]->generate(random_ids(1, vocabulary, unsigned(i)), options, ready));
-    }
-    std::vector<int> got(running.size(), 0);
-    size_t ended = 0;
-    double started = 0;
-    int before = 0;
-    while (ended < running.size()) {
-      ended = 0;
-      bool any = false;  // `ready` is called again only after a take that gave nothing
-      for (size_t i = 0; i < running.size(); ++i) {
-        const TokenBatch batch = running[i]->take();
-        if (batch.error) std::rethrow_exception(batch.error);
-        any |= !batch.ids.empty();
-        got[i] += int(batch.ids.size());
-        ended += got[i] >= tokens;
-      }
-      if (started == 0 && std::all_of(got.begin(), got.end(), [](int n) { return n > 0; }))
-        started = now(), before = std::accumulate(got.begin(), got.end(), 0);
-      if (any) continue;
-      std::unique_lock hold(mutex_);
-      if (ended < running.size()) changed_.wait(hold, [this] { return std::exchange(news_, false); });
-    }
-    return {now() - started, std::accumulate(got.begin(), got.end(), 0) - before};
+/// What the engine's thread calls may outlive the wait for it: it is shared with the callbacks.
+struct News {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool any = false;
+  void tell() {
+    const std::lock_guard hold(mutex);
+    any = true;
+    changed.notify_one();
   }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool news_ = false;
+  void wait() {
+    std::unique_lock hold(mutex);
+    changed.wait(hold, [this] { return std::exchange(any, false); });
+  }
 };
 
+/// Generates `tokens` in all sessions at once, taken as fast as they come. Returns the seconds from when every session had its first token
+/// to the last token of all, and how many tokens came in that time.
+std::pair<double, int> drain(std::vector<std::shared_ptr<Session>>& sessions, int vocabulary, int tokens) {
+  GenerateOptions options;
+  options.max_tokens = tokens;
+  const auto news = std::make_shared<News>();
+  std::vector<std::shared_ptr<Generation>> running;
+  for (size_t i = 0; i < sessions.size(); ++i)
+    running.push_back(sessions[i]->generate(random_ids(1, vocabulary, unsigned(i)), options, [news] { news->tell(); }));
+  std::vector<int> got(running.size(), 0);
+  std::vector<bool> ended(running.size());
+  double started = 0;
+  int before = 0;
+  while (std::count(ended.begin(), ended.end(), false) > 0) {
+    bool any = false;  // `ready` is called again only after a take that gave nothing
+    for (size_t i = 0; i < running.size(); ++i) {
+      const TokenBatch batch = running[i]->take();
+      if (batch.error) std::rethrow_exception(batch.error);
+      any |= !batch.ids.empty() || batch.finish != Finish::none;
+      got[i] += int(batch.ids.size());
+      if (batch.finish != Finish::none) ended[i] = true;
+    }
+    if (started == 0 && std::all_of(got.begin(), got.end(), [](int n) { return n > 0; }))
+      started = now(), before = std::accumulate(got.begin(), got.end(), 0);
+    if (!any) news->wait();
+  }
+  return {now() - started, std::accumulate(got.begin(), got.end(), 0) - before};
+}
+
 double evaluate_seconds(Session& session, std::vector<int32_t> ids) {
-  std::promise<EvaluateOutcome> promise;
-  auto future = promise.get_future();
+  struct Shared {
+    News news;
+    EvaluateOutcome outcome;
+  };
+  const auto shared = std::make_shared<Shared>();
   const double from = now();
-  const auto job = session.evaluate(std::move(ids), EvaluateResult::last, [&](EvaluateOutcome o) { promise.set_value(std::move(o)); });
-  const EvaluateOutcome outcome = future.get();
-  if (outcome.error) std::rethrow_exception(outcome.error);
+  const auto job = session.evaluate(std::move(ids), EvaluateResult::last, [shared](EvaluateOutcome outcome) {
+    shared->outcome = std::move(outcome);
+    shared->news.tell();
+  });
+  shared->news.wait();
+  if (shared->outcome.error) std::rethrow_exception(shared->outcome.error);
   return now() - from;
 }
 
 void close_all(std::vector<std::shared_ptr<Session>>& sessions) {
   for (const auto& session : sessions) {
-    std::promise<void> done;
-    session->close([&] { done.set_value(); });
-    done.get_future().wait();
+    const auto news = std::make_shared<News>();
+    session->close([news] { news->tell(); });
+    news->wait();
   }
   sessions.clear();
 }
@@ -172,7 +178,7 @@ struct Bench {
   double share_kept;    // of dense cache bytes, per plan in turn
 
   /// Time to first token of one prompt, the membership of a clustered plan included.
-  void first_token(const std::string& plan_name, const HeadPlan& plan, int tokens, double weight_share) {
+  void first_token(const std::string& plan_name, const HeadPlan& plan, int tokens, double cache_share) {
     const std::string cell = "first/" + plan_name + "/" + std::to_string(tokens);
     if (!results.wants(cell)) return;
     std::vector<double> seconds;
@@ -190,7 +196,7 @@ struct Bench {
                     .number("spread", (times.most - times.least) / times.median)
                     .number("rounds", times.count)
                     .number("matrixTflopDenseEquivalent", flops / times.median * 1e-6)
-                    .number("weightShare", weight_share));
+                    .number("cacheShare", cache_share));
   }
 
   void decode(const std::string& plan_name, const HeadPlan& plan, int batch, int context) {
@@ -213,13 +219,16 @@ struct Bench {
     std::vector<double> us;
     CacheBytes held{};
     for (int round = 0; round < 3; ++round) {
-      const auto [seconds, count] = Drain().run(sessions, config.vocabulary, tokens);
+      const auto [seconds, count] = drain(sessions, config.vocabulary, tokens);
       us.push_back(seconds * 1e6 * batch / count);
       held = sessions[0]->cache_bytes();
     }
     const Times times = times_of(us);
     const double cache_bytes = double(held.keys + held.values) * batch;
-    const double bytes = 2.0 * (weight_count(config) - double(config.vocabulary) * config.hidden) + cache_bytes;
+    // The embedding is looked up, not read; a single clustered sequence leaves out the projections of what it does not keep.
+    double read = weight_count(config) - double(config.vocabulary) * config.hidden;
+    if (batch == 1) read -= skipped_weights(plan);
+    const double bytes = 2.0 * read + cache_bytes;
     record.number("us", times.median).number("spread", (times.most - times.least) / times.median).number("rounds", times.count);
     record.number("tokensPerSecond", 1e6 * batch / times.median).number("cacheBytes", cache_bytes).number("bytesOfOneStep", bytes);
     record.number("cacheBytesDense", double(held.dense_keys + held.dense_values) * batch);
@@ -235,6 +244,12 @@ struct Bench {
 
  private:
   static constexpr int page_rows_ = 64;
+  double skipped_weights(const HeadPlan& plan) const {
+    double heads = 0;
+    for (const PlanLayer& layer : plan.layers)
+      if (plan.method == Method::chai) heads += 2.0 * (config.heads - layer.rule.clusters);  // of Q and of K
+    return heads * config.head_dim * config.hidden;
+  }
 };
 
 }  // namespace

@@ -7,10 +7,10 @@
 #include <mutex>
 
 #include "check.h"
-#include "cuda.h"
 #include "cuda_backend.h"
 #include "engine.h"
 #include "error.h"
+#include "gpu.h"
 #include "tiny_model.h"
 
 namespace chai {
