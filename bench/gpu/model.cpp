@@ -23,7 +23,7 @@ namespace {
 Config shape_of(const Options& options) {
   Config c;
   if (options.tiny) {
-    c.layers = 2, c.heads = c.key_value_heads = 4, c.head_dim = 32, c.intermediate = 192, c.vocabulary = 101, c.context = 1024;
+    c.layers = 4, c.heads = c.key_value_heads = 4, c.head_dim = 32, c.intermediate = 192, c.vocabulary = 101, c.context = 1024;
   } else {
     c.layers = 32, c.heads = c.key_value_heads = 32, c.head_dim = 128, c.intermediate = 11008, c.vocabulary = 32000, c.context = 40960;
   }
