@@ -28,7 +28,7 @@ sanitize() { # tool, test names...
 soak() { # the whole-model cases again and again; used memory must not grow
   local until=$((SECONDS + ${SOAK_SECONDS:-120})) first="" last=""
   while [ $SECONDS -lt $until ]; do
-    "$tests" backend > /dev/null || return 1
+    "$tests" cuda_backend > /dev/null || return 1
     last=$(used_mib)
     [ -n "$first" ] || first=$last
   done
@@ -36,14 +36,21 @@ soak() { # the whole-model cases again and again; used memory must not grow
   [ -z "$first" ] || [ "$last" -le $((first + 64)) ]
 }
 
+kernels=(cuda_decode cuda_prefill cuda_attention cuda_warm cuda_membership cuda_qkv cuda_embed cuda_output cuda_feed cuda_logits cuda_products
+  cuda_bits cuda_draws)
+few=(cuda_decode_short cuda_prefill_sliding cuda_warm cuda_qkv_few cuda_qkv_warm cuda_embed cuda_draws_of cuda_backend_every)
+
+each_of() { # test names...
+  local name status=0
+  for name in "$@"; do "$tests" "$name" || status=1; done
+  return $status
+}
+
 run_section() {
   case $1 in
-    kernels) "$tests" cuda ;;
-    model) "$tests" ;;
-    memcheck) sanitize memcheck cuda_warm cuda_draws_of cuda_qkv cuda_decode cuda_prefill backend ;;
-    racecheck) sanitize racecheck cuda_warm cuda_draws_of cuda_qkv cuda_decode cuda_prefill ;;
-    initcheck) sanitize initcheck cuda_warm cuda_draws_of ;;
-    synccheck) sanitize synccheck cuda_warm cuda_draws_of cuda_qkv cuda_decode cuda_prefill ;;
+    kernels) each_of "${kernels[@]}" ;;
+    model) each_of cuda_backend ;;
+    memcheck | racecheck | initcheck | synccheck) sanitize "$1" "${few[@]}" ;;
     soak) soak ;;
     *)
       echo "unknown section $1" >&2
@@ -62,7 +69,7 @@ for section in "${sections[@]}"; do
   started=$SECONDS
   run_section "$section" 2>&1 | tee "$results/test-$section.log"
   status=${PIPESTATUS[0]}
-  summary=$(grep -oE '[0-9]+ passed, [0-9]+ failed' "$results/test-$section.log" | tail -1)
+  summary=$(grep -oE '[0-9]+ passed, [0-9]+ failed' "$results/test-$section.log" | awk '{ p += $1; f += $3 } END { print p + 0 " passed, " f + 0 " failed" }')
   printf '{"section":"%s","build":"%s","status":%d,"seconds":%d,"summary":"%s"}\n' "$section" "$build" "$status" $((SECONDS - started)) \
     "$summary" >> "$results/tests.jsonl"
   if [ "$status" = 77 ]; then
