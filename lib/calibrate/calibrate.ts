@@ -27,7 +27,7 @@ const mostTrials = 64;
 /**
  * Finds how many clusters each layer's heads form, and which heads belong together (CHAI, section 3; `docs/calibration.md`): the clustering
  * error of attention scores for k = 1..heads, averaged over samples, and its elbow; or, with a budget, the counts whose measured loss is
- * least. The plan serves 'chai' and 'chai-static'.
+ * least; or with counts that are given. The plan serves 'chai' and 'chai-static'.
  * @throws {ChaiError} OPTION_INVALID (options; a file, by name), OUT_OF_MEMORY, ABORTED, CLOSED
  */
 export async function calibrate(model: Model, options: CalibrateOptions): Promise<Calibration> {
@@ -36,7 +36,7 @@ export async function calibrate(model: Model, options: CalibrateOptions): Promis
   setMaxListeners(0, inner.signal); // every sample at work listens; the caller's signal is not ours to change
   const abort = () => inner.abort(options?.signal?.reason);
   try {
-    const checked = checkOptions(options, model.config.contextLength);
+    const checked = checkOptions(options, model.config);
     if (checked.signal?.aborted) abort();
     checked.signal?.addEventListener('abort', abort, { once: true });
     if (inner.signal.aborted) throw abortError(inner.signal, 'the calibration');
@@ -71,18 +71,18 @@ async function run(model: Model, options: CheckedOptions & { signal: AbortSignal
   progress.expect('attention', drawn.samples.length * sampleRows(options.length, mostRows));
   progress.expect('search', options.budget ? guide.tokens * config.layers * Math.min(8, config.heads) : 0);
   progress.expect('membership', drawn.samples.length * membershipTokens(options));
-  progress.expect('measuring', 2 * trial.tokens + judge.tokens * (options.budget ? 5 : 3));
+  progress.expect('measuring', 2 * trial.tokens + judge.tokens * (options.budget ? 5 : options.clusters ? 4 : 3));
 
   const { errors, correlations, warmups } = await sweep(drawn.samples, work);
   const elbows = errors.map(elbow);
   const candidate = (counts: readonly number[]) => candidatePlan(counts, warmups, options, config);
   const searched = options.budget && (await searchCounts(elbows, guide, candidate, work, progress));
-  const clusters = searched?.clusters ?? elbows;
+  const clusters = options.clusters ?? searched?.clusters ?? elbows;
   const memberships = await findMemberships(drawn.samples, clusters, warmups, work);
   const staticRule = await chooseStatic(memberships, trial, work);
   const layers = layersOf(memberships, staticRule);
   const losses = await measureLosses(layers, judge, work);
-  if (options.budget) losses.push(await measureElbows(elbows, judge, candidate, work));
+  if (options.budget || options.clusters) losses.push(await measureElbows(elbows, judge, candidate, work));
   await state.remove();
   return {
     plan: makePlan(layers, options, config),
@@ -111,7 +111,7 @@ function settings(options: CheckedOptions, { config }: Model) {
 }
 
 function asUsed(options: CheckedOptions, { samples, heldOut }: Drawn): Calibration['options'] {
-  const { length, warmupTokens, warmupStart, clustering, seed, budget } = options;
+  const { length, warmupTokens, warmupStart, clustering, seed, budget, clusters } = options;
   return {
     samples: samples.length,
     length,
@@ -121,6 +121,7 @@ function asUsed(options: CheckedOptions, { samples, heldOut }: Drawn): Calibrati
     heldOut: heldOut.length,
     seed,
     ...(budget && { budget }),
+    ...(clusters && { clusters }),
   };
 }
 

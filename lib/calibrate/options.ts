@@ -1,5 +1,6 @@
 // Options of a calibration, checked. In: what a caller gave. Out: complete options, or OPTION_INVALID naming the option.
 import * as v from 'valibot';
+import type { ModelConfig } from '../config';
 import { ChaiError } from '../errors';
 import type { CalibrateOptions, CalibrationBudget } from './types';
 
@@ -31,6 +32,7 @@ const schema = v.strictObject({
       'expected { keyValueSaving } from 0 to 1, or { perplexityIncrease } from 0',
     ),
   ),
+  clusters: v.optional(v.array(count(1, 1 << 16), 'expected a list of cluster counts, one a layer')),
   heldOut: v.optional(count(2, 1 << 20), 128),
   heldOutText: v.optional(paths),
   seed: v.optional(count(0, 2 ** 32 - 1), 0),
@@ -53,6 +55,7 @@ export interface CheckedOptions {
   clustering: 'kmeans' | 'average-linkage-cosine';
   method: 'chai' | 'chai-static';
   budget: CalibrationBudget | undefined;
+  clusters: number[] | undefined;
   heldOut: number;
   heldOutText: string[] | undefined;
   seed: number;
@@ -64,7 +67,10 @@ export interface CheckedOptions {
   onProgress: CalibrateOptions['onProgress'];
 }
 
-export function checkOptions(options: unknown, contextLength: number): CheckedOptions {
+/** What of a model bounds the options. */
+export type Limits = Pick<ModelConfig, 'contextLength' | 'layers' | 'heads'>;
+
+export function checkOptions(options: unknown, { contextLength, layers, heads }: Limits): CheckedOptions {
   const result = v.safeParse(schema, options ?? {});
   if (!result.success) {
     const [issue] = result.issues;
@@ -80,6 +86,12 @@ export function checkOptions(options: unknown, contextLength: number): CheckedOp
       `warmupStart + warmupTokens is ${warmup}; it must be below length (${length}), and at most ${mostRows}: lower it, or raise length`,
     );
   if (checked.budget && checked.heldOut < 4) throw invalid('option heldOut: a budget takes 4 windows or more, 2 to search and 2 to check');
+  const { clusters } = checked;
+  if (clusters && checked.budget) throw invalid('options clusters and budget: counts are either given or searched for; leave one out');
+  if (clusters && clusters.length !== layers)
+    throw invalid(`option clusters: ${clusters.length} counts, but the model has ${layers} layers; give one count a layer`);
+  if (clusters?.some((k) => k > heads))
+    throw invalid(`option clusters: ${Math.max(...clusters)} clusters, but a layer has ${heads} heads; give at most so many`);
   if (checked.resume && checked.stateFile === undefined) throw invalid('option resume: there is no stateFile to go on from');
   return checked;
 }

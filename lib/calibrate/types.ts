@@ -24,6 +24,8 @@ export interface CalibrateOptions {
   method?: 'chai' | 'chai-static';
   /** Cluster counts that meet a budget, found by measured loss; default: the elbow of each layer. */
   budget?: CalibrationBudget;
+  /** Cluster counts of each layer that are known already (1 to the number of heads), such as published ones; not beside a budget. */
+  clusters?: readonly number[];
   /** Windows for measuring loss, never among the samples; default 128. With a budget half of them guide the search, half check its result. */
   heldOut?: number;
   /** Where the held-out windows come from; default: `text`. */
@@ -77,7 +79,7 @@ export interface LayerCalibration {
 export type StaticRule = 'median' | 'averaged';
 
 export interface MeasuredLoss {
-  /** 'dense', 'chai', 'chai-static'; 'elbow' is the plan's method with the elbows' counts where a budget chose others. */
+  /** 'dense', 'chai', 'chai-static'; 'elbow' is the plan's method with the elbows' counts where a budget or `clusters` says others. */
   name: string;
   /** Share of the dense K/V cache that is not kept, 0 to 1. */
   keyValueSaving: number;
@@ -112,6 +114,7 @@ export interface Calibration {
     heldOut: number;
     seed: number;
     budget?: CalibrationBudget;
+    clusters?: number[];
   };
   text: { files: string[]; heldOutFiles?: string[]; windows: number };
   layers: LayerCalibration[];

@@ -26,6 +26,7 @@ interface Flags extends LoadFlags {
   clustering: 'kmeans' | 'average-linkage-cosine';
   method: 'chai' | 'chai-static';
   budget?: CalibrationBudget;
+  clusters?: number[];
   heldOut: number;
   heldOutText?: string[];
   specialTokens: boolean;
@@ -46,6 +47,7 @@ export function addCalibrate(program: Command): Command {
     .option('--report <file>', 'the report page (default: beside the plan, .html)')
     .option('--no-report', 'write no report page')
     .option('--budget <budget>', 'kv:15% saves at least that share of the K/V cache; loss:2% raises perplexity at most so much', budget)
+    .option('--clusters <list>', 'counts that are known already: one for all layers, or a list such as 18x32,14x4', countList)
     .option('--samples <count>', 'samples of the text, drawn by the seed', count, 1024)
     .option('--length <tokens>', 'tokens of a sample', count, 256)
     .option('--warmup <tokens>', 'W: tokens from which a sequence finds its membership', count, 5)
@@ -86,6 +88,7 @@ A run that was broken off (Ctrl-C, too) goes on with the same command and --resu
 Examples:
   chai-llm calibrate ./model --text book.txt
   chai-llm calibrate ./model --text a.jsonl.gz b.txt.xz --budget kv:20% --out ./model/head-plan.json
+  chai-llm calibrate ./llama-7b --text c4.jsonl.gz --clusters 18x32,14x4
   chai-llm calibrate ./model --text chats.jsonl --warmup-start 24 --budget loss:1% --resume`;
 
 function budget(text: string): CalibrationBudget {
@@ -93,6 +96,14 @@ function budget(text: string): CalibrationBudget {
   if (kind === undefined) throw new InvalidArgumentError('Write kv:15% (least K/V saving) or loss:2% (largest rise of perplexity).');
   const share = Number(amount) / 100;
   return kind === 'kv' ? { keyValueSaving: share } : { perplexityIncrease: share };
+}
+
+/** '18x32,14x4' or '3,8,8'; a single count is for all layers, whose number is not known here: a list of one. */
+function countList(text: string): number[] {
+  const runs = text.split(',').map((part) => /^(?:([1-9]\d{0,3})x)?([1-9]\d{0,4})$/.exec(part.trim()));
+  if (runs.includes(null))
+    throw new InvalidArgumentError('Write 8, or 3,8,8,8 (a count a layer), or 18x32,14x4 (18 layers of 32, 14 of 4).');
+  return runs.flatMap((match) => new Array(Number(match?.[1] ?? 1)).fill(Number(match?.[2])));
 }
 
 async function run(directory: string, flags: Flags): Promise<void> {
@@ -141,6 +152,7 @@ async function measure(model: Model, flags: Flags, signal: AbortSignal): Promise
   try {
     return await calibrate(model, {
       ...{ text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, resume, warmupStart, signal },
+      clusters: flags.clusters?.length === 1 ? new Array(model.config.layers).fill(flags.clusters[0]) : flags.clusters,
       ...{ warmupTokens: flags.warmup, budget: flags.budget, addSpecialTokens: flags.specialTokens },
       stateFile: `${flags.out}.state`,
       onProgress: ({ phase, done, total, detail }) => bar.update(done, total, `${titles[phase]}${detail && ` · ${detail}`}`),
@@ -172,7 +184,7 @@ function show(calibration: Calibration, out: string, page: string | undefined): 
   const judged = search ? Math.ceil(options.heldOut / 2) : options.heldOut;
   return [
     `clusters of ${model.heads} heads, layer by layer: ${layers.map(({ clusters }) => clusters).join(' ')}`,
-    ...(search ? [`the elbows would be: ${layers.map((layer) => layer.elbow).join(' ')}`] : []),
+    ...(search || options.clusters ? [`the elbows would be: ${layers.map((layer) => layer.elbow).join(' ')}`] : []),
     '',
     table([[`on ${judged} held-out windows`, 'K/V saved', 'perplexity', 'to dense'], ...rows]),
     '',

@@ -2,9 +2,10 @@
 
 In: text files (.txt.xz, documents separated by form feeds). Out: config.json, model.safetensors, tokenizer.json, training.json.
 usage: train_model.py TEXT.xz... --out DIR [--dim 256 --layers 8 --heads 8 --ffn 688 --vocab 4096 --context 512]
-       [--batch 8 --minutes 120 --lr 1e-3 --max-mb MB --seed 1 --threads N --bfloat16 --compile]
+       [--batch 8 --minutes 120 --lr 2e-3 --max-mb MB --seed 1 --threads N --bfloat16 --compile]
 Runs on CUDA (bfloat16 autocast) when there is one, else on the CPU. Stops on the clock, not on a step count; the learning rate falls to
-a tenth by then. The best held-out loss so far is kept on disk all the time. Needs torch, tokenizers, safetensors, numpy.
+zero by then. The latest weights and their held-out loss are kept on disk all the time. Matrices of the layers learn by Muon (Jordan et al., 2024;
+its step scaled to the size of AdamW's, Liu et al., 2025), the embedding and the norms by AdamW. Needs torch >= 2.9, tokenizers, safetensors, numpy.
 """
 import argparse, json, lzma, math, pathlib, time
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -15,7 +16,7 @@ p = argparse.ArgumentParser()
 p.add_argument("text", nargs="+"); p.add_argument("--out", required=True)
 for name, value in dict(dim=256, layers=8, heads=8, ffn=688, vocab=4096, context=512, batch=8, seed=1, threads=0).items():
     p.add_argument(f"--{name}", type=int, default=value)
-p.add_argument("--minutes", type=float, default=10); p.add_argument("--lr", type=float, default=1e-3)
+p.add_argument("--minutes", type=float, default=10); p.add_argument("--lr", type=float, default=2e-3)
 p.add_argument("--max-mb", type=float, default=1e9); p.add_argument("--compile", action="store_true")
 p.add_argument("--bfloat16", action="store_true", help="autocast on the CPU too")
 a = p.parse_args()
@@ -78,13 +79,15 @@ class Model(nn.Module):
 
 m = Model().to(device); n_par = sum(w.numel() for w in m.parameters())
 step_fn = torch.compile(m) if a.compile else m
-opt = torch.optim.AdamW([{"params": [w for w in m.parameters() if w.dim() > 1], "weight_decay": 0.1},
-                         {"params": [w for w in m.parameters() if w.dim() < 2], "weight_decay": 0.0}], lr=a.lr, betas=(0.9, 0.95))
+matrices = [w for w in m.layers.parameters() if w.dim() == 2]
+rest = [m.embed.weight] + [w for w in m.parameters() if w.dim() < 2]
+optimizers = [torch.optim.Muon(matrices, lr=a.lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+              torch.optim.AdamW(rest, lr=a.lr, betas=(0.9, 0.95), weight_decay=0.0)]
 amp = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or a.bfloat16)
 train, valid = train.to(device), valid.to(device); grid = torch.arange(a.context + 1, device=device)
-def batch(source, n):
+def batch(source, n, length=a.context):
     at = torch.randint(0, len(source) - a.context - 1, (n, 1), device=device)
-    t = source[at + grid].long(); return t[:, :-1], t[:, 1:]
+    t = source[at + grid[: length + 1]].long(); return t[:, :-1], t[:, 1:]
 @torch.no_grad()
 def evaluate():
     g = torch.random.get_rng_state(); torch.manual_seed(7)
@@ -115,10 +118,13 @@ start, steps, shown = time.time(), 0, 0.0
 while True:
     done = (time.time() - start) / (a.minutes * 60)
     if done >= 1: break
-    rate = a.lr * min(1, (steps + 1) / 100) * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
-    for g in opt.param_groups: g["lr"] = rate
-    with amp: loss = step_fn(*batch(train, a.batch))
-    opt.zero_grad(set_to_none=True); loss.backward(); nn.utils.clip_grad_norm_(m.parameters(), 1.0); opt.step(); steps += 1
+    rate = a.lr * min(1, (steps + 1) / 100) * min(1, 2 * (1 - done))                # flat for half of the time, then linear to zero
+    halves = 2 if done < 0.6 else 1                                                 # short windows first: their attention costs half
+    with amp: loss = step_fn(*batch(train, a.batch * halves, a.context // halves))
+    m.zero_grad(set_to_none=True); loss.backward(); nn.utils.clip_grad_norm_(m.parameters(), 1.0); steps += 1
+    for o in optimizers:
+        for g in o.param_groups: g["lr"] = rate
+        o.step()
     if time.time() - shown > max(30, a.minutes * 5):           # a dozen looks a run
         shown = time.time(); v = evaluate(); save(v, steps)
         print(f"{done:5.1%} step {steps} train {loss.item():.3f} valid {v:.3f}  {steps*a.batch*a.context/(time.time()-start):,.0f} tokens/s", flush=True)

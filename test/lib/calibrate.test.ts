@@ -367,7 +367,7 @@ test('samples are whole windows, each once, and none of them is held out', async
 });
 
 test('options are refused by name', async () => {
-  const check = async (options: object) => checkOptions({ text: ['a.txt'], ...options }, 256);
+  const check = async (options: object) => checkOptions({ text: ['a.txt'], ...options }, { contextLength: 256, layers: 4, heads: 8 });
   await check({});
   await refused(check({ text: [] }), /option text: expected at least one path/);
   await refused(check({ samples: 0 }), /option samples: expected a whole number from 1/);
@@ -378,6 +378,11 @@ test('options are refused by name', async () => {
   await refused(check({ budget: { keyValueSaving: 0.1, perplexityIncrease: 0.1 } }), /option budget/);
   await refused(check({ budget: { perplexityIncrease: Number.NaN } }), /option budget/);
   await refused(check({ budget: { keyValueSaving: 0.1 }, heldOut: 3 }), /option heldOut: a budget takes 4/);
+  await check({ clusters: [1, 8, 3, 8] });
+  await refused(check({ clusters: [1, 8, 3] }), /3 counts, but the model has 4 layers/);
+  await refused(check({ clusters: [1, 9, 3, 8] }), /9 clusters, but a layer has 8 heads/);
+  await refused(check({ clusters: [1, 0, 3, 8] }), /option clusters.*from 1/);
+  await refused(check({ clusters: [1, 8, 3, 8], budget: { keyValueSaving: 0.1 } }), /clusters and budget/);
   await refused(check({ clustering: 'other' }), /option clustering/);
   await refused(check({ resume: true }), /no stateFile/);
   await refused(check({ sample: 3 }), /sample/);

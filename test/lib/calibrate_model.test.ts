@@ -283,6 +283,24 @@ test('whatever is wrong is told before or while working, and nothing is left ope
   await refused(working, /closed/, 'CLOSED');
 });
 
+test('counts that are given are those of the plan, beside the elbows', async () => {
+  const clusters = [2, 8, 5, 1];
+  const given = await calibrate(model, { ...options, clusters });
+  assert.equal(
+    given.plan.layers.map((layer) => [layer.clusters, Math.max(...(layer.clusterOf ?? [])) + 1, layer.representatives?.length]),
+    clusters.map((count) => [count, count, count]),
+  );
+  assert.equal(
+    given.layers.map(({ elbow }) => elbow),
+    first.layers.map(({ elbow }) => elbow),
+  );
+  assert.equal(given.losses.map(({ name, keyValueSaving }) => [name, keyValueSaving]).slice(0, 2), [
+    ['dense', 0],
+    ['chai', 16 / 64],
+  ]);
+  assert.equal({ ...given.losses.at(-1), name: 'chai' }, first.losses[1]); // the elbows, as where nothing is given
+});
+
 const arguments_ = ['calibrate', starter, '--text', text, '--samples', '12', '--length', '48', '--held-out', '8', '--threads', '1'];
 
 test('the command writes the plan and the report, and says what they hold', async () => {
@@ -309,14 +327,18 @@ test('the command writes the plan and the report, and says what they hold', asyn
 
 test('the command prints JSON, and refuses what it cannot do', async () => {
   const out = inFolder('other.json');
-  const { code, out: printed, err } = await cli([...arguments_, '--out', out, '--no-report', '--json']);
+  const { code, out: printed, err } = await cli([...arguments_, '--out', out, '--no-report', '--json', '--clusters', '2x3,8,1']);
   assert.is(code, 0, err);
   const result = JSON.parse(printed);
+  assert.equal(result.options.clusters, [3, 3, 8, 1]);
   assert.equal(result.plan, JSON.parse(fs.readFileSync(out, 'utf8')));
   assert.is(result.layers.length, 4);
   assert.not.ok(fs.existsSync(inFolder('other.html')));
   for (const [flags, words] of [
     [['--budget', '15'], /kv:15%/],
+    [['--clusters', '3,x'], /18x32,14x4/],
+    [['--clusters', '2x3,8'], /3 counts, but the model has 4 layers/],
+    [['--clusters', '9'], /a layer has 8 heads/],
     [['--budget', 'kv:60%'], /cannot be met/],
     [['--text', inFolder('none.txt')], /none\.txt/],
     [['--out', inFolder('no/plan.json')], /cannot write/],

@@ -115,19 +115,20 @@ function warmupLine(x: number, agreement: number, tokens: number, { top, bottom,
 }
 
 /** Clusters of every layer beside the number of heads. */
-export function clustersChart({ layers, model, search }: Calibration, { scaleLinear, scaleBand }: Plotting): string {
+export function clustersChart({ layers, model, search, options }: Calibration, { scaleLinear, scaleBand }: Plotting): string {
   const box: Box = { left: 44, right: 700, top: 34, bottom: 190 };
   const x = scaleBand([...layers.keys()], [box.left, box.right]).padding(0.25);
   const y = scaleLinear([0, model.heads], [box.bottom, box.top]);
+  const chosen = search || options.clusters; // not the elbows
   const every = Math.ceil(layers.length / 32);
   const bars = layers.map(({ clusters, elbow }, i) => {
     const left = x(i) as number;
     const wide = x.bandwidth();
-    const tip = hint(`layer ${i}: ${clusters} clusters${search ? `, elbow ${elbow}` : ''}`);
+    const tip = hint(`layer ${i}: ${clusters} clusters${chosen ? `, elbow ${elbow}` : ''}`);
     return [
       element('rect', { class: 'ghost', x: left, y: y(model.heads), width: wide, height: y(0) - y(model.heads) }, tip),
       element('rect', { class: 'bar', x: left, y: y(clusters), width: wide, height: y(0) - y(clusters) }, tip),
-      ...(search
+      ...(chosen
         ? [element('path', { class: 'notch', d: `M${left.toFixed(1)} ${y(elbow).toFixed(1)}h${wide.toFixed(1)}` }, hint(`elbow ${elbow}`))]
         : []),
       ...(wide >= 14 && clusters < model.heads // a full bar says so itself

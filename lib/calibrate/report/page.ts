@@ -109,7 +109,9 @@ function countsSection(calibration: Calibration, plotting: Plotting): string {
   const text = search
     ? `Found by measured loss to meet the budget (${budgetText(options.budget)}): ${percent(search.keyValueSaving)} saved at ${signed(search.increase)} ` +
       `perplexity on the windows that guided it, after ${search.evaluations} measurements. Orange lines: the elbows.`
-    : 'The elbow of each layer’s error curve: where more clusters stop to pay.';
+    : options.clusters
+      ? 'Counts that were given. Orange lines: the elbows.'
+      : 'The elbow of each layer’s error curve: where more clusters stop to pay.';
   return section(
     'clusters',
     'Clusters of every layer',
@@ -125,10 +127,10 @@ function budgetText(budget: Calibration['options']['budget']): string {
     : `at most ${signed(budget.perplexityIncrease)} perplexity`;
 }
 
-async function errorSection({ layers, search }: Calibration, plotting: Plotting): Promise<string> {
+async function errorSection({ layers, search, options }: Calibration, plotting: Plotting): Promise<string> {
   const text =
     'Sum of squared distances of the heads’ attention scores to their nearest centre, mean over samples, in percent of that of one cluster. ' +
-    `Filled: the k of the plan${search ? '; hollow: the elbow (Kneedle), where the plan departs from it' : ', the elbow by the Kneedle rule'}.`;
+    `Filled: the k of the plan${search || options.clusters ? '; hollow: the elbow (Kneedle), where the plan departs from it' : ', the elbow by the Kneedle rule'}.`;
   return section('errors', 'Clustering error', text, await panels(layers, (layer, i) => errorChart(layer, i, plotting)));
 }
 
