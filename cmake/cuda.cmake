@@ -1,7 +1,7 @@
 # The CUDA half of the engine: library chai_cuda. In: WITH_CUDA (AUTO, ON, OFF), CHAI_CUDA_ARCHITECTURES. Out: the backend and its kernels where
 # there is a fitting nvcc, else a stand-in that says why there is no GPU. With CHAI_TESTS also chai_cuda_host: the same kernels for the CPU.
 
-# 80 also as PTX, which serves every later GPU. Releases build all (scripts/prebuildify.cjs).
+# 80 also as PTX, which serves every later GPU. What releases hold: scripts/build_native.cjs.
 set(CHAI_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING "As CMAKE_CUDA_ARCHITECTURES")
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS cuda/*.cu)
@@ -21,7 +21,7 @@ if(CHAI_KERNELS AND NOT WITH_CUDA STREQUAL "OFF")
       set(with_cuda ON)
     endif()
   elseif(WITH_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "WITH_CUDA=ON, but there is no nvcc: install the CUDA toolkit or set CUDACXX")
+    message(FATAL_ERROR "WITH_CUDA=ON, but there is no nvcc: install the CUDA toolkit or set CUDACXX (or leave the kernels out: -DWITH_CUDA=OFF, for a release CHAI_CUDA_ARCHITECTURES=none)")
   endif()
 endif()
 
@@ -30,11 +30,13 @@ if(with_cuda)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   endif()
+  # nvcc's -O is about the host half of a file alone: -O3 makes the code that starts kernels twice as large.
+  string(REPLACE "-O3" "-O2" CMAKE_CUDA_FLAGS_RELEASE "${CMAKE_CUDA_FLAGS_RELEASE}")
   add_library(chai_cuda OBJECT ${cuda_kernels} ${cuda_host_sources})
   set_target_properties(chai_cuda PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden
     CUDA_RUNTIME_LIBRARY Static)
   target_compile_options(chai_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall -Xcompiler=-fno-strict-aliasing --compress-mode=size>
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall -Xcompiler=-fno-strict-aliasing -Xcompiler=-ffunction-sections --compress-mode=size>
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>)
 else()
   add_library(chai_cuda OBJECT cuda/absent.cpp)

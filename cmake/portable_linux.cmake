@@ -47,6 +47,11 @@ file(WRITE ${CMAKE_BINARY_DIR}/exports.map "{ global: napi_register_module_v1; n
 target_link_options(chai_llm PRIVATE -static-libstdc++ -Wl,--gc-sections -Wl,--version-script=${CMAKE_BINARY_DIR}/exports.map)
 target_compile_options(chai_engine PRIVATE -ffunction-sections -fdata-sections)
 
+# Small code where no time is spent, a quarter of a megabyte less: all but native/cpu and these three, which compute.
+file(GLOB steering CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} native/*.cpp native/platform/*.cpp native/addon/*.cpp)
+list(REMOVE_ITEM steering native/clustering.cpp native/head_gram.cpp native/sampler.cpp)
+set_source_files_properties(${steering} PROPERTIES COMPILE_OPTIONS -Os)
+
 # Before 2.34 these were files of their own; Node brings the first two along, but not librt, which the CUDA runtime asks.
 foreach(library libpthread.so.0 libdl.so.2 librt.so.1)
   find_file(${library}_file ${library} PATHS /lib/${CMAKE_LIBRARY_ARCHITECTURE} /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE} /lib64 /usr/${CMAKE_LIBRARY_ARCHITECTURE}/lib

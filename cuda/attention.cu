@@ -30,13 +30,15 @@ int padded_head_size(int head_dim) {
   return size;
 }
 
-Attention::Attention(const Config& config, int rows, int sequences, const DeviceFacts& device) : state_(std::make_unique<State>()) {
+Attention::Attention(const Config& config, int rows, int sequences, const DeviceFacts& device, AttentionOptions options)
+    : state_(std::make_unique<State>()) {
   if (config.head_dim > 256)
     throw Error(Code::unsupported_model, "head_dim " + std::to_string(config.head_dim) +
                                              " is above 256, the most that is built for a CUDA device; use device 'cpu'");
   State& s = *state_;
   s.config = config, s.device = device, s.rows = rows, s.sequences = sequences;
   s.workers = decode_workers(config, device);
+  s.hopper = options.hopper_prefill && has_hopper_prefill(config, device);
   const size_t layers = size_t(config.layers), parts = 2 * size_t(s.workers) * decode_rows;
   const char* what = "the attention's work lists";
   s.headers = DeviceArray<DecodeHeader>(layers, what);
@@ -53,6 +55,8 @@ Attention::Attention(const Config& config, int rows, int sequences, const Device
 }
 
 Attention::~Attention() = default;
+
+bool Attention::hopper_prefill() const { return state_->hopper; }
 
 size_t Attention::bytes() const {
   const State& s = *state_;
@@ -91,7 +95,20 @@ void Attention::State::list_tiles(const StepLaunch& step) {
     staged_tiles.get()[i] = entries[i].tile;
     ++(entries[i].shared ? shared_tiles : single_tiles);
   }
-  if (!entries.empty()) copy_to_device(tiles.get(), staged_tiles.get(), entries.size() * sizeof(PrefillTile), step.stream);
+  if (entries.empty()) return;
+  copy_to_device(tiles.get(), staged_tiles.get(), entries.size() * sizeof(PrefillTile), step.stream);
+  step_on_hopper = hopper && takes_hopper_prefill(step);
+  if (!step_on_hopper) return;
+  const PoolView& pages = step.host->pool;  // never more pages than the device has memory for
+  pool = map_of_pages(pages.base, pages.page_bytes, pages.row_bytes, device.total_bytes / pages.page_bytes + 1, step.cache);
+}
+
+void Attention::State::attend_tiles(const StepLaunch& step, int first, int count, int groups, int values, int layer,
+                                    const void* const* queries, void* mixed) {
+  if (step_on_hopper)
+    attend_prefill_hopper(step, pool, tiles.get() + first, count, groups, layer, queries, mixed);
+  else
+    attend_prefill(step, tiles.get() + first, count, groups, values, layer, queries, mixed);
 }
 
 void Attention::begin(const StepLaunch& step) {
@@ -108,13 +125,13 @@ void Attention::attend(const StepLaunch& step, int layer, const void* const* que
     if (step.warm_up) plan_decode(step, s.plan(), layer, 1);
     attend_decode(step, s.plan(), s.parts(), layer, queries, mixed);
   }
-  if (s.single_tiles) attend_prefill(step, s.tiles.get(), s.single_tiles, s.config.heads, 1, layer, queries, mixed);
+  if (s.single_tiles) s.attend_tiles(step, 0, s.single_tiles, s.config.heads, 1, layer, queries, mixed);
   if (s.shared_tiles == 0) return;
   int pairs = 1;
   for (const Segment& segment : step.host->segments)
     if (takes_prefill(segment) && !segment.warm_up)
       pairs = std::max(pairs, pairs_at_most(*step.host->sequences[size_t(segment.sequence)].geometry->plan, layer, s.config.heads));
-  attend_prefill(step, s.tiles.get() + s.single_tiles, s.shared_tiles, pairs, 2, layer, queries, mixed);
+  s.attend_tiles(step, s.single_tiles, s.shared_tiles, pairs, 2, layer, queries, mixed);
 }
 
 }  // namespace chai::cuda

@@ -7,10 +7,19 @@
 
 namespace chai::cuda {
 
+struct AttentionOptions {
+  /// Prefill by warpgroup products and tensor copies where it is possible: compute capability 9.0, head sizes 64 and 128, pages of the
+  /// compute type. Elsewhere, and without it, the kernel for every device. Results differ by rounding.
+  bool hopper_prefill = false;
+};
+
 class Attention {
  public:
-  Attention(const Config& config, int rows, int sequences, const DeviceFacts& device);
+  Attention(const Config& config, int rows, int sequences, const DeviceFacts& device, AttentionOptions options = {});
   ~Attention();
+
+  /// Whether the option is on and this device can do it.
+  bool hopper_prefill() const;
 
   /// Plans the work of this step (on the device for decode rows, so that a graph may replay it); once a step, before the layers.
   void begin(const StepLaunch& step);

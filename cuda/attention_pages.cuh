@@ -5,10 +5,11 @@
 
 namespace chai::cuda {
 
-/// Page ids of one K or V slot: block b is page ids[b * stride].
+/// Page ids of one K or V slot.
 struct PageList {
   const int32_t* ids;
-  int64_t stride;
+  int32_t stride;
+  __device__ __forceinline__ const int32_t& of(int block) const { return ids[int64_t(block) * stride]; }
 };
 
 __device__ __forceinline__ PageList key_pages(const StepView& step, const Geometry& g, const SegmentRecord& segment, int layer, int slot) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "attention.h"
 #include "attention_pages.cuh"
+#include "tensor_map.h"
 
 namespace chai::cuda {
 
@@ -67,11 +68,16 @@ struct Attention::State {
   // of the running step
   int single_tiles = 0, shared_tiles = 0;  // tiles of segments whose heads all have their own scores; of the others, behind them
   bool decode = true;
+  bool hopper = false;          // the option is on and the device has what it takes
+  bool step_on_hopper = false;  // and the running step's prefill tiles too
+  dev::TensorMap pool;          // of the running step
 
   void list_tiles(const StepLaunch& step);
   DecodePlan plan() const {
     return {headers.get(), groups.get(), first_group.get(), counts.get(), sequences * config.heads, workers, sequences};
   }
+  void attend_tiles(const StepLaunch& step, int first, int count, int groups, int values, int layer, const void* const* queries,
+                    void* mixed);
   DecodeParts parts() const { return {part_values.get(), part_states.get(), arrived.get()}; }
 };
 
@@ -91,5 +97,12 @@ void attend_decode(const StepLaunch& step, const DecodePlan& plan, const DecodeP
 /// `values` V slots) a layer at most.
 void attend_prefill(const StepLaunch& step, const PrefillTile* tiles, int count, int groups, int values, int layer,
                     const void* const* queries, void* mixed);
+
+/// The same for Hopper: whether a model of this shape can have it on this device, whether a step is of the right types and pages, and the
+/// launch, with as many V slots a block as the head maps give, up to two.
+bool has_hopper_prefill(const Config& config, const DeviceFacts& device);
+bool takes_hopper_prefill(const StepLaunch& step);
+void attend_prefill_hopper(const StepLaunch& step, const dev::TensorMap& pool, const PrefillTile* tiles, int count, int groups, int layer,
+                           const void* const* queries, void* mixed);
 
 }  // namespace chai::cuda

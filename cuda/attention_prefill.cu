@@ -6,13 +6,11 @@
 // see leave its state bit for bit.
 #include <type_traits>
 
-#include "attention_plan.h"
+#include "attention_prefill.cuh"
 #include "launch.cuh"
 
 namespace chai::cuda {
 namespace {
-
-constexpr float nothing = -INFINITY;
 
 /// Sizes for compute type T, cache type C, padded head size D, R values. With another cache type the queries take two tiles.
 template <class T, class C, int D>
@@ -27,70 +25,6 @@ struct Sizes {
     return size_t(query_tiles * rows + stages * (1 + values) * tokens) * pitch * 2;
   }
 };
-
-struct PrefillArguments {
-  const StepView* view;
-  Geometry geometry;
-  const PrefillTile* tiles;
-  const void* const* queries;
-  void* mixed;
-  int32_t layer, query_pitch;
-  int32_t stages;  // tiles of keys and values in shared memory, 1 or 2
-};
-
-/// What one block computes.
-template <int R>
-struct Work {
-  int32_t slot;      // score slot; -1: nothing
-  int32_t value[R];  // V slots, -1 where there is none
-};
-
-/// By one warp: the group'th set of a score slot and up to R V slots, in the order of the heads that first use them.
-template <int R>
-__device__ void find_work(const Geometry& g, const SegmentTables& tables, int group, int32_t* score, int32_t* value, int32_t* rank,
-                          Work<R>& work) {
-  const int lane = threadIdx.x & 31;
-  for (int h = lane; h < g.heads; h += 32) {
-    score[h] = tables.own[g.score_of_query() + h];
-    value[h] = tables.own[g.value_of_query() + h];
-  }
-  if (lane == 0) {
-    work.slot = -1;
-    for (int i = 0; i < R; ++i) work.value[i] = -1;
-  }
-  __syncwarp();
-  for (int h = lane; h < g.heads; h += 32) {
-    bool first = true;
-    for (int i = 0; i < h; ++i) first &= score[i] != score[h] || value[i] != value[h];
-    rank[h] = first ? 0 : -1;
-  }
-  __syncwarp();
-  int seen = 0;
-  for (int base = 0; base < g.heads; base += 32) {  // ranks of earlier heads are only tested for their sign
-    const int h = base + lane;
-    int before = -1;
-    if (h < g.heads && rank[h] >= 0) {
-      before = 0;
-      for (int i = 0; i < h; ++i) before += rank[i] >= 0 && score[i] == score[h];
-    }
-    __syncwarp();
-    if (before > 0) rank[h] = before;
-    const uint32_t leaders = __ballot_sync(dev::all_lanes, before >= 0 && before % R == 0);
-    if (before >= 0 && before % R == 0 && seen + __popc(leaders & ((1u << lane) - 1)) == group) {
-      work.slot = score[h];
-      work.value[0] = value[h];
-    }
-    seen += __popc(leaders);
-    __syncwarp();
-  }
-  if (R == 1 || work.slot < 0) return;
-  int leader = 0;
-  while (score[leader] != work.slot || value[leader] != work.value[0]) ++leader;
-  for (int h = lane; h < g.heads; h += 32) {
-    const int place = rank[h] - rank[leader];
-    if (rank[h] >= 0 && score[h] == work.slot && place > 0 && place < R) work.value[place] = value[h];
-  }
-}
 
 /// Query rows as tiles of cache elements: the rounded value and, when types differ, the rest. Rows behind the segment are zero.
 template <class T, class C, int D>
@@ -220,12 +154,6 @@ __device__ __forceinline__ void write_mixed(T* row, const float (&out)[D / 8][4]
   }
 }
 
-/// Rows of a tile and the keys they see.
-struct Extent {
-  int position, rows;  // of the first row; rows in the tile
-  int first, end;      // keys [first, end)
-};
-
 /// The tiles of keys and values of a walk: page ids are read one tile ahead of their use.
 template <class T, class C, int D, int R>
 struct TileStream {
@@ -240,11 +168,11 @@ struct TileStream {
 
   __device__ __forceinline__ void look_up(int tile) {
     if (tile >= end_tile) return;
-    const int64_t block = tile * S::tokens / page_rows;
-    key_page = key_list.ids[block * key_list.stride];
+    const int block = tile * S::tokens / page_rows;
+    key_page = key_list.of(block);
 #pragma unroll
     for (int i = 0; i < R; ++i)
-      if (i < values) value_page[i] = value_list[i].ids[block * value_list[i].stride];
+      if (i < values) value_page[i] = value_list[i].of(block);
   }
   __device__ __forceinline__ void copy(C* to, int32_t page, int token) const {
     const unsigned char* from = view.pool + uint64_t(page) * view.page_bytes + uint64_t(token % page_rows) * view.row_bytes;
@@ -334,11 +262,7 @@ __global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(Prefil
     value_list[i] = value_pages(view, segment, a.layer, max(0, work.value[i]));
     values += work.value[i] >= 0;
   }
-  Extent extent;
-  extent.position = segment.position + tile.first;
-  extent.rows = min(S::rows, segment.count - tile.first);
-  extent.first = first_key(g.sliding_window, extent.position);
-  extent.end = extent.position + extent.rows;
+  const Extent extent = extent_of(g, segment, tile.first, S::rows);
   const int64_t first_row = segment.row + tile.first;
   load_queries<T, C, D>(queries, static_cast<const T*>(a.queries[tables.scores_from]) + first_row * a.query_pitch + work.slot * g.head_dim,
                         a.query_pitch, extent.rows, g.head_dim);

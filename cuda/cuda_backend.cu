@@ -1,5 +1,7 @@
 // The CUDA backend; see cuda_backend.h.
+#include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "cuda_backend.h"
 #include "error.h"
@@ -22,6 +24,7 @@ float* floats(const Rows& rows) { return static_cast<float*>(rows.memory.get());
 }  // namespace
 
 CudaBackend::CudaBackend(const CudaOptions& options, DeviceFacts device) : options_(options), device_(std::move(device)) {
+  options_.steps_in_flight = std::clamp(options.steps_in_flight, 1, 8);
   use_device(device_.index);
   stream_ = make_stream();
 }
@@ -34,6 +37,7 @@ CudaBackend::~CudaBackend() {
   }
   staging_.reset();
   forget_graphs();
+  for (Event event : over_) free_event(event);
   free_stream(stream_);
 }
 
@@ -91,11 +95,13 @@ void CudaBackend::plan(const Config& config, int rows, int sequences) {
   config_ = config;
   rows_ = rows, sequences_ = sequences;
   const int buckets = bucket_of(rows);  // a graph's launches cover the next power of two
-  linear_ = std::make_unique<Linear>(config, options_.compute, buckets, device_);
-  attention_ = std::make_unique<Attention>(config, buckets, bucket_of(sequences), device_);
+  auto library = Cublas::open(options_.cublas && buckets >= least_library_rows, device_);
+  linear_ = std::make_unique<Linear>(config, options_.compute, buckets, device_, std::move(library));
+  attention_ = std::make_unique<Attention>(config, buckets, bucket_of(sequences), device_, AttentionOptions{options_.hopper_prefill});
   clusterer_ = std::make_unique<Clusterer>(config, bucket_of(sequences), device_);
-  sampler_ = std::make_unique<TokenSampler>(config, buckets, device_);
-  arena_ = std::make_unique<StepArena>(config, rows, sequences);
+  sampler_ = std::make_unique<TokenSampler>(config, buckets, device_, options_.steps_in_flight);
+  arena_ = std::make_unique<StepArena>(config, rows, sequences, options_.steps_in_flight);
+  for (int i = 0; i < options_.steps_in_flight; ++i) over_.push_back(make_event());
   query_pointers_ = DeviceArray<const void*>(size_t(config.layers), "pointers to queries");
   launch_ = {};
   launch_.stream = stream_, launch_.view = arena_->view(), launch_.geometry = geometry_of(config);
@@ -139,7 +145,8 @@ void CudaBackend::stop_recording() noexcept {
 
 void CudaBackend::begin(const Step& step) {
   use_device(device_.index);
-  stop_recording();  // a step that failed half-way
+  stop_recording();
+  if (std::exchange(open_, true)) synchronize(stream_);  // a step that failed half-way: its records may still be on their way
   if (step.rows() > rows_ || int(step.sequences.size()) > sequences_)
     throw Error(Code::device_fault, "a step of " + std::to_string(step.rows()) + " rows, but buffers for " + std::to_string(rows_));
   if (step.pool.type == Element::float32)
@@ -147,8 +154,9 @@ void CudaBackend::begin(const Step& step) {
   launch_.cache = step.pool.type;
   choose_mode(step);
   const bool rotary = !config_.rotary_frequencies.empty();
-  arena_->fill(step, rotary ? linear_->cosines() : nullptr, rotary ? linear_->sines() : nullptr, stream_);
-  if (!step.draws.empty()) sampler_->begin(step, stream_);
+  const int place = place_of(submitted_);
+  arena_->fill(step, rotary ? linear_->cosines() : nullptr, rotary ? linear_->sines() : nullptr, stream_, place, sampler_->drawn());
+  if (!step.draws.empty()) sampler_->begin(step, stream_, place);
   if (mode_ == Mode::recording) begin_capture(stream_);
   if (replaying()) return;
   if (rotary) linear_->rotary_tables(launch_);
@@ -201,7 +209,7 @@ void CudaBackend::sample(const Step&, const Rows& logits) {
   if (!replaying()) sampler_->sample(launch_, floats(logits));
 }
 
-void CudaBackend::finish(Step& step) {
+void CudaBackend::submit(const Step& step) {
   if (mode_ != Mode::eager) {
     Recorded& known = graphs_[{launch_.rows, launch_.sequences, launch_.logit_rows, !step.draws.empty()}];
     if (mode_ == Mode::recording) {
@@ -212,8 +220,18 @@ void CudaBackend::finish(Step& step) {
     ++replays_;
   }
   mode_ = Mode::eager;
-  synchronize(stream_);
-  if (!step.draws.empty()) sampler_->finish(step);
+  launch_.host = nullptr;
+  record(over_[size_t(place_of(submitted_))], stream_);
+  ++submitted_;
+  open_ = false;
+  most_in_flight_ = std::max(most_in_flight_.load(), submitted_ - finished_);
+}
+
+void CudaBackend::finish(Step& step) {
+  use_device(device_.index);
+  const int place = place_of(finished_++);
+  wait(over_[size_t(place)]);
+  if (!step.draws.empty()) sampler_->finish(step, place);
 }
 
 }  // namespace chai::cuda

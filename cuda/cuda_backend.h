@@ -1,6 +1,8 @@
 // The CUDA backend: the fused steps of native/backend.h, enqueued on one stream of one device. In: steps, weights. Out: activations, pages.
-// Decode steps are recorded as a graph the second time their shape comes, and replayed from then on.
+// Decode steps are recorded as a graph the second time their shape comes, and replayed from then on. What a step in flight still needs of
+// the host, its records and the room for its results, has a place of its own; device memory is shared, since steps run one after the other.
 #pragma once
+#include <atomic>
 #include <map>
 #include <tuple>
 
@@ -33,6 +35,7 @@ class CudaBackend final : public Backend {
   void download_logits(const Rows& logits, int row, int count, float* host) override;
 
   void plan(const Config& config, int rows, int sequences) override;
+  int steps_in_flight() const override { return options_.steps_in_flight; }
   void begin(const Step& step) override;
   void embed(const Step& step, const ModelWeights& weights, Rows& x) override;
   void qkv(const Step& step, Phase phase, int layer, const LayerWeights& weights, const Rows& x, Rows& queries) override;
@@ -42,10 +45,13 @@ class CudaBackend final : public Backend {
   void feed_forward(const Step& step, const LayerWeights& weights, Rows& x) override;
   void logits(const Step& step, const ModelWeights& weights, const Rows& x, Rows& logits) override;
   void sample(const Step& step, const Rows& logits) override;
+  void submit(const Step& step) override;
   void finish(Step& step) override;
 
   /// Steps that ran as a replayed graph so far.
   int64_t replays() const { return replays_; }
+  /// The most steps that were in flight at once so far.
+  int64_t most_in_flight() const { return most_in_flight_; }
 
  private:
   enum class Mode : uint8_t { eager, recording, replaying };
@@ -57,6 +63,7 @@ class CudaBackend final : public Backend {
   };
 
   bool replaying() const { return mode_ == Mode::replaying; }
+  int place_of(int64_t step) const { return int(step % options_.steps_in_flight); }
   void choose_mode(const Step& step);
   void forget_graphs();
   void stop_recording() noexcept;
@@ -78,10 +85,14 @@ class CudaBackend final : public Backend {
   DeviceArray<const void*> query_pointers_;  // [layers], in device memory
   std::vector<const void*> known_queries_;   // the same on the host
 
-  StepLaunch launch_;  // of the running step
+  StepLaunch launch_;  // of the step between begin and submit
   Mode mode_ = Mode::eager;
+  bool open_ = false;                     // between begin and submit
+  int64_t submitted_ = 0, finished_ = 0;  // steps
+  std::vector<Event> over_;               // [places]
+  std::atomic<int64_t> most_in_flight_{0};
   std::map<Shape, Recorded> graphs_;
-  int64_t replays_ = 0;
+  std::atomic<int64_t> replays_{0};
 };
 
 }  // namespace chai::cuda

@@ -1,9 +1,14 @@
 // Products of many rows on tensor cores (mma.sync m16n8k16): weights are the 16-row operand, the step's rows the 8-column one. In: a task
 // (linear_task.cuh), rows of the compute type. Out: what the task stores.
 //
-// Every tile adds up a result in the same order, 16 columns at a time from the first to the last, and K is never split: a row's bits depend
-// on neither the other rows, nor the row's place, nor the tile.
+// Every tile adds up a result in the same order, 16 columns at a time from the first to the last: a row's bits depend on neither the other
+// rows, nor the row's place, nor the tile. Where tiles of few rows leave room on the device, and no row is a warm-up row, several blocks
+// share a tile, each a part of the columns; the last of them to arrive adds the parts up in their order, so that a second run gives the
+// same bits.
 #pragma once
+#include <algorithm>
+#include <climits>
+
 #include "launch.cuh"
 #include "qkv_task.cuh"
 #include "step_launch.h"
@@ -14,7 +19,8 @@ namespace chai::cuda {
 template <int weights_, int rows_, int weight_warps_, int row_warps_, int stages_, int blocks_>
 struct Tile {
   static constexpr int weights = weights_, rows = rows_, weight_warps = weight_warps_, row_warps = row_warps_, stages = stages_;
-  static constexpr int blocks = blocks_;  // wanted on a multiprocessor at once
+  static constexpr int blocks = blocks_;                              // wanted on a multiprocessor at once
+  static constexpr bool can_be_shared = weights == 64 && rows <= 64;  // several blocks may compute one
   static constexpr int threads = weight_warps * row_warps * 32;
   static constexpr int units = weights / 16;
   static constexpr int warp_units = units / weight_warps;   // 16 weight rows each
@@ -141,40 +147,103 @@ __device__ __forceinline__ void store_sums(const StepView& step, const Task& tas
   }
 }
 
-/// Grid: row tiles x weight tiles, the row tiles of one weight tile side by side so that they meet in the second cache level. Weights are
-/// asked for before the kernel ahead has ended, unless it made the list of heads.
+/// Room for tiles that several blocks compute, each a part of the columns.
+struct Sharing {
+  float* sums = nullptr;       // [row tiles * slots][threads of a tile][sums of a thread]
+  int32_t* arrived = nullptr;  // [row tiles * slots] parts that are there; zero between launches
+  int32_t slots = 0;           // blocks at once for one row tile; 0: tiles are not shared
+};
+constexpr int least_part = 4;  // slices of 64 columns, so that a block's pipeline fills
+constexpr int most_parts = 8;
+
+/// As many blocks a tile as find room side by side.
+__device__ __host__ inline int parts_of(int tiles, int slices, int slots) {
+  const int room = tiles > 0 ? slots / tiles : 1, pieces = slices / least_part;
+  const int parts = room < pieces ? room : pieces;
+  return parts < 1 ? 1 : parts > most_parts ? most_parts : parts;
+}
+
+/// Adds up the parts of a tile in the block that comes last, and tells it so. `tile` and `slot` count over all row tiles; slot: of part 0.
+template <class Tile>
+__device__ __forceinline__ bool join_parts(const Sharing& sharing, int tile, int slot, int part, int parts,
+                                           float (&sums)[Tile::warp_units][Tile::warp_groups][4]) {
+  __shared__ int32_t before;
+  constexpr int pieces = Tile::warp_units * Tile::warp_groups;
+  float4* const first = reinterpret_cast<float4*>(sharing.sums) + int64_t(slot) * (pieces * Tile::threads) + threadIdx.x;
+  float4* const mine = first + part * (pieces * Tile::threads);
+#pragma unroll
+  for (int i = 0; i < pieces; ++i) {
+    const float(&four)[4] = sums[i / Tile::warp_groups][i % Tile::warp_groups];
+    mine[i * Tile::threads] = make_float4(four[0], four[1], four[2], four[3]);
+  }
+  __threadfence();  // this thread's sums are seen before the count
+  __syncthreads();
+  if (threadIdx.x == 0) before = atomicAdd(&sharing.arrived[tile], 1);
+  __syncthreads();
+  if (before != parts - 1) return false;
+  if (threadIdx.x == 0) sharing.arrived[tile] = 0;  // for the next launch
+  __threadfence();
+#pragma unroll
+  for (int i = 0; i < pieces; ++i) {
+    float(&four)[4] = sums[i / Tile::warp_groups][i % Tile::warp_groups];
+    four[0] = four[1] = four[2] = four[3] = 0;
+  }
+  for (int p = 0; p < parts; ++p) {
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      const float4 more = __ldcg(first + (p * pieces + i) * Tile::threads);
+      float(&four)[4] = sums[i / Tile::warp_groups][i % Tile::warp_groups];
+      four[0] += more.x, four[1] += more.y, four[2] += more.z, four[3] += more.w;
+    }
+  }
+  return true;
+}
+
+/// Rows of a step, by the host: [first, end), of those that the step has.
+struct RowRange {
+  int32_t first = 0, end = INT_MAX;
+};
+
+/// Grid: row tiles x parts x weight tiles, the row tiles of one weight tile side by side so that they meet in the second cache level.
+/// Blocks beyond the tiles that a list of heads needs end at once. Weights are asked for before the kernel ahead has ended, unless it made
+/// the list.
 template <class T, class Tile, class Task>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
-    gemm(const StepView* view, Task task, const T* from, int pitch, bool of_logits, int row_tiles, HeadLists heads) {
+    gemm(const StepView* view, Task task, const T* from, int pitch, bool of_logits, RowRange range, int row_tiles, Sharing sharing,
+         HeadLists heads) {
   DEV_DYN_SMEM(T, shared);
   const StepView& step = *view;
-  const int count = of_logits ? step.logit_rows : step.rows;
-  const int row_tile = int(blockIdx.x) % row_tiles, weight_tile = int(blockIdx.x) / row_tiles;
-  const int first_row = row_tile * Tile::rows, first_unit = weight_tile * Tile::units;
+  const int count = min(of_logits ? step.logit_rows : step.rows, range.end);
+  const int row_tile = int(blockIdx.x) % row_tiles, place = int(blockIdx.x) / row_tiles;
+  const int first_row = range.first + row_tile * Tile::rows;
   const int32_t* list = Task::by_heads ? heads.lists + int64_t(row_tile) * (1 + task.heads()) : nullptr;
   if (Task::by_heads || first_row >= count) dev::wait_for_previous_kernel();  // before any return: the next kernel relies on it
-  if (first_row >= count || task.pair_of_unit(list, first_unit, 0).a < 0) return;
+  if (first_row >= count) return;
+  const int slices = (pitch + 63) / 64, tiles = (task.units(list) + Tile::units - 1) / Tile::units;
+  const int parts = Tile::can_be_shared ? parts_of(tiles, slices, sharing.slots) : 1;
+  const int weight_tile = place / parts, part = place - weight_tile * parts, first_unit = weight_tile * Tile::units;
+  if (weight_tile >= tiles) return;
+  const int begin = slices * part / parts, end = slices * (part + 1) / parts;
 
   const Loader<T, Tile> loader(task, list, first_unit, from, pitch, first_row, count);
-  const int slices = (pitch + 63) / 64;
 #pragma unroll
   for (int s = 0; s < Tile::stages - 1; ++s)
-    if (s < slices) loader.copy_weights(s, shared + s * Tile::stage_elements, from);
+    if (begin + s < end) loader.copy_weights(begin + s, shared + s * Tile::stage_elements, from);
   dev::wait_for_previous_kernel();
   dev::let_next_kernel_start();
 #pragma unroll
   for (int s = 0; s < Tile::stages - 1; ++s) {
-    if (s < slices) loader.copy_rows(s, shared + s * Tile::stage_elements, from);
+    if (begin + s < end) loader.copy_rows(begin + s, shared + s * Tile::stage_elements, from);
     dev::cp_async_commit();
   }
   const int warp = int(threadIdx.x) / 32, unit = warp % Tile::weight_warps * Tile::warp_units;
   const int group = warp / Tile::weight_warps * Tile::warp_groups;
   float sums[Tile::warp_units][Tile::warp_groups][4] = {};
   int stage = 0, next = Tile::stages - 1;
-  for (int s = 0; s < slices; ++s) {
+  for (int s = begin; s < end; ++s) {
     dev::cp_async_wait<Tile::stages - 2>();
     __syncthreads();  // slice s is there, and everyone is done with the stage that is filled next
-    if (s + Tile::stages - 1 < slices) {
+    if (s + Tile::stages - 1 < end) {
       loader.copy_weights(s + Tile::stages - 1, shared + next * Tile::stage_elements, from);
       loader.copy_rows(s + Tile::stages - 1, shared + next * Tile::stage_elements, from);
     }
@@ -182,6 +251,10 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     multiply_slice<T, Tile>(shared + stage * Tile::stage_elements, unit, group, sums);
     stage = stage + 1 == Tile::stages ? 0 : stage + 1;
     next = next + 1 == Tile::stages ? 0 : next + 1;
+  }
+  if constexpr (Tile::can_be_shared) {
+    const int slot = row_tile * sharing.slots;
+    if (parts > 1 && !join_parts<Tile>(sharing, slot + weight_tile, slot + weight_tile * parts, part, parts, sums)) return;
   }
   uint64_t* destinations = reinterpret_cast<uint64_t*>(shared);
   if constexpr (Task::by_heads) {
@@ -193,48 +266,71 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
 }
 
 using TileOf16 = Tile<64, 16, 4, 1, 8, 2>;
-using NarrowTileOf16 = Tile<32, 16, 2, 1, 10, 3>;
 using TileOf32 = Tile<64, 32, 4, 1, 8, 2>;
-using NarrowTileOf32 = Tile<32, 32, 2, 2, 10, 2>;
 using TileOf64 = Tile<64, 64, 4, 1, 6, 2>;
 using NarrowTileOf64 = Tile<32, 64, 2, 2, 8, 2>;
 using TileOf128 = Tile<128, 128, 2, 4, 3, 2>;
 using TileOf256 = Tile<128, 256, 2, 4, 3, 1>;  // 64 x 64 sums a warp: tensor cores wait least for shared memory; 144 KiB
 
-/// The tiles of a launch; results do not depend on the choice.
-struct Shape {
-  bool narrow = false;  // 32 weight rows a block instead of 64
-  int rows = 0;         // of a tile
-};
-inline Shape shape_of(int units, int rows, const DeviceFacts& device) {
-  const auto fill = [&](int tile_units, int tile_rows) {
-    return ((units + tile_units - 1) / tile_units) * ((rows + tile_rows - 1) / tile_rows) >= device.processors;
+/// Room of one block's share of a tile, in sums: a row's times rows of a tile. Blocks that share tiles are at most `most_sharing_blocks`.
+constexpr int most_shared_rows = TileOf64::rows, shared_sums_a_row = TileOf64::weights;
+inline int most_sharing_blocks(const DeviceFacts& device) { return device.processors * TileOf64::blocks; }
+static_assert(TileOf16::blocks == TileOf64::blocks && TileOf32::blocks == TileOf64::blocks);
+
+/// Rows of a launch's tiles; results of whole tiles do not depend on the choice.
+inline int tile_rows_of(int units, int rows, const DeviceFacts& device) {
+  const auto fill = [&](int tile_rows) {  // nearly: a tenth of the device may stand idle for a tile that is worth more than that
+    return 10 * ((units + 7) / 8) * ((rows + tile_rows - 1) / tile_rows) >= 9 * device.processors;
   };
-  if (rows > 128 && fill(8, 256) && TileOf256::shared_bytes <= device.shared_bytes) return {false, 256};
-  if (rows > 64 && fill(8, 128)) return {false, 128};
-  const int tile = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
-  return {!fill(4, tile), tile};
+  if (rows > 128 && fill(256) && TileOf256::shared_bytes <= device.shared_bytes) return 256;
+  if (rows > 64 && fill(128)) return 128;
+  return rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
 }
+
+/// What a launch needs apart from the task: `sharing` with the slots of the whole device.
+template <class T>
+struct Operands {
+  const T* from = nullptr;  // [rows][pitch]
+  int pitch = 0;
+  bool of_logits = false;
+  RowRange range;
+  int rows = 0;  // of the range, at most
+  Sharing sharing;
+  HeadLists heads;
+};
 
 template <class T, class Tile, class Task>
-void launch_gemm(const StepLaunch& step, bool early, const Task& task, const T* from, int pitch, int rows, bool of_logits,
-                 const HeadLists& heads) {
-  const int row_tiles = (rows + Tile::rows - 1) / Tile::rows, weight_tiles = (task.all_units() + Tile::units - 1) / Tile::units;
-  const dim3 grid(unsigned(row_tiles) * unsigned(weight_tiles));
-  launch(gemm<T, Tile, Task>, {grid, dim3(Tile::threads), Tile::shared_bytes, step.stream, early}, step.view, task, from, pitch, of_logits,
-         row_tiles, heads);
+void launch_gemm(const StepLaunch& step, bool early, const Task& task, const Operands<T>& operands) {
+  const int row_tiles = (operands.rows + Tile::rows - 1) / Tile::rows, tiles = (task.all_units() + Tile::units - 1) / Tile::units;
+  Sharing sharing = operands.sharing;
+  int places = tiles;
+  if constexpr (Tile::can_be_shared) {
+    // Beside its own shared memory every block takes 1 KiB, and a multiprocessor has as much for one block's more.
+    const int fitting = int((step.device->shared_bytes + 1024) / (Tile::shared_bytes + 1024));
+    sharing.slots = std::min(sharing.slots, step.device->processors * std::min(Tile::blocks, fitting)) / row_tiles;
+    const int slices = (operands.pitch + 63) / 64;
+    if (Task::by_heads)
+      places = std::max(tiles, slices < 2 * least_part ? 0 : int(sharing.slots));  // fewer heads than all leave room for more parts
+    else
+      places = tiles * parts_of(tiles, slices, sharing.slots);
+  }
+  const dim3 grid(unsigned(row_tiles) * unsigned(places));
+  launch(gemm<T, Tile, Task>, {grid, dim3(Tile::threads), Tile::shared_bytes, step.stream, early}, step.view, task, operands.from,
+         operands.pitch, operands.of_logits, operands.range, row_tiles, sharing, operands.heads);
 }
 
-/// from: [rows][pitch].
 template <class T, class Task>
-void multiply_many(const StepLaunch& step, bool early, const Shape& shape, const Task& task, const T* from, int pitch, int rows,
-                   bool of_logits, const HeadLists& heads = {}) {
-  const auto run = [&](auto tile) { launch_gemm<T, decltype(tile)>(step, early, task, from, pitch, rows, of_logits, heads); };
-  if (shape.rows == 256) return run(TileOf256{});
-  if (shape.rows == 128) return run(TileOf128{});
-  if (shape.rows == 64) return shape.narrow ? run(NarrowTileOf64{}) : run(TileOf64{});
-  if (shape.rows == 32) return shape.narrow ? run(NarrowTileOf32{}) : run(TileOf32{});
-  return shape.narrow ? run(NarrowTileOf16{}) : run(TileOf16{});
+void multiply_many(const StepLaunch& step, bool early, int tile_rows, const Task& task, const Operands<T>& operands) {
+  const auto run = [&](auto tile) { launch_gemm<T, decltype(tile)>(step, early, task, operands); };
+  if (tile_rows == 256) return run(TileOf256{});
+  if (tile_rows == 128) return run(TileOf128{});
+  if constexpr (Task::has_narrow_tile) {  // where tiles must stay whole, smaller ones fill the device
+    const int row_tiles = (operands.rows + 63) / 64;
+    if (operands.sharing.slots == 0 && (task.all_units() + 3) / 4 * row_tiles < step.device->processors) return run(NarrowTileOf64{});
+  }
+  if (tile_rows == 64) return run(TileOf64{});
+  if (tile_rows == 32) return run(TileOf32{});
+  return run(TileOf16{});
 }
 
 }  // namespace chai::cuda

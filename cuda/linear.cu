@@ -1,5 +1,6 @@
 // Buffers of the products of a step, and the output projection. In: mixed values of all heads. Out: x += projection (+ bias), normalised
 // where the norm is placed after.
+#include "error.h"
 #include "linear.h"
 #include "linear_state.h"
 #include "multiply.cuh"
@@ -18,9 +19,20 @@ DeviceArray<T> zeros(size_t count, const char* what) {
   return memory;
 }
 
+/// Without the room there is no library: the model loads all the same.
+void make_room_for_products(Linear::State& s) {
+  try {
+    s.products = DeviceArray<uint16_t>(size_t(library_rows(s.rows)) * size_t(library_width(s.config)), "products of cuBLAS");
+  } catch (const Error& error) {
+    if (error.code != Code::out_of_memory) throw;
+    s.library->give_up(CublasState::no_memory, error.what());
+  }
+}
+
 }  // namespace
 
-Linear::Linear(const Config& config, Element compute, int rows, const DeviceFacts&) : state_(std::make_unique<State>()) {
+Linear::Linear(const Config& config, Element compute, int rows, const DeviceFacts& device, std::unique_ptr<Cublas> library)
+    : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.config = config, s.compute = compute, s.rows = rows;
   s.early = code_version(normalise<__half>) >= 90;
@@ -30,6 +42,12 @@ Linear::Linear(const Config& config, Element compute, int rows, const DeviceFact
   if (config.embedding != config.hidden) s.embedded = zeros<uint16_t>(r * size_t(pitch_of(config.embedding)), "embedded rows");
   s.slots = zeros<int16_t>(r * heads, "slots of heads");
   s.lists = zeros<int32_t>((r + 15) / 16 * (1 + heads), "lists of heads");
+  const size_t blocks = size_t(most_sharing_blocks(device));
+  const int tile_rows = rows <= 16 ? 16 : rows <= 32 ? 32 : most_shared_rows;
+  s.shared_sums = DeviceArray<float>(blocks * size_t(shared_sums_a_row) * size_t(tile_rows), "sums of shared tiles");
+  s.arrived = zeros<int32_t>(blocks, "counts of shared tiles");
+  s.library = std::move(library);
+  if (s.library && s.library->ready() && rows >= least_library_rows) make_room_for_products(s);
   if (const size_t half = config.rotary_frequencies.size(); half > 0) {
     s.frequencies = DeviceArray<float>(half, "rotary frequencies");
     s.cosines = zeros<float>(r * half, "rotary cosines");
@@ -42,11 +60,14 @@ Linear::~Linear() = default;
 
 float* Linear::cosines() const { return state_->cosines.get(); }
 float* Linear::sines() const { return state_->sines.get(); }
+const Cublas* Linear::library() const { return state_->library.get(); }
 
 size_t Linear::bytes() const {
   const State& s = *state_;
-  const size_t halves = s.normed.count() + s.inner.count() + s.embedded.count() + s.slots.count();
-  return 2 * halves + 4 * (s.lists.count() + s.frequencies.count() + s.cosines.count() + s.sines.count());
+  const size_t halves = s.normed.count() + s.inner.count() + s.embedded.count() + s.slots.count() + s.products.count();
+  const size_t shared = s.shared_sums.count() + s.arrived.count();
+  return (s.library ? s.library->bytes() : 0) + 2 * halves +
+         4 * (shared + s.lists.count() + s.frequencies.count() + s.cosines.count() + s.sines.count());
 }
 
 void Linear::output(const StepLaunch& step, const LayerWeights& weights, const void* mixed, float* x) {

@@ -5,8 +5,10 @@
 // slots and heads `head_dim` apart. logits float32 [logit_rows][vocabulary]. Padding between width and pitch is zero and stays zero.
 //
 // Row bits: in a step with warm-up rows every product runs through kernels whose result for a row depends on neither the other rows nor the
-// row's place (a fixed order of the sum, no split of K), so that membership never depends on the batch (DESIGN: warm-up rows).
+// row's place (a fixed order of the sum, no split of K), so that membership never depends on the batch (DESIGN: warm-up rows). A library
+// never sees warm-up rows.
 #pragma once
+#include "cublas.h"
 #include "device_memory.h"
 #include "step_launch.h"
 
@@ -14,8 +16,8 @@ namespace chai::cuda {
 
 class Linear {
  public:
-  /// Buffers for steps of up to `rows` rows.
-  Linear(const Config& config, Element compute, int rows, const DeviceFacts& device);
+  /// Buffers for steps of up to `rows` rows. `library` takes over large products, where it is there and ready.
+  Linear(const Config& config, Element compute, int rows, const DeviceFacts& device, std::unique_ptr<Cublas> library = nullptr);
   ~Linear();
 
   /// The StepView's rotary tables, [rows][head_dim / 2], filled by `rotate_tables` from the step's positions.
@@ -32,6 +34,8 @@ class Linear {
 
   /// Device bytes held.
   size_t bytes() const;
+  /// Null: none was given.
+  const Cublas* library() const;
 
   struct State;  // linear_state.h
 

@@ -1,5 +1,8 @@
 // What the operations of cuda/linear.h share: the model's shape and the buffers between the kernels of one operation.
 #pragma once
+#include <algorithm>
+
+#include "cublas.h"
 #include "device_memory.h"
 #include "linear.h"
 
@@ -20,8 +23,24 @@ struct Linear::State {
   DeviceArray<int16_t> slots;  // [segments <= rows][all heads]
   DeviceArray<int32_t> lists;  // [row tiles of >= 16 rows][1 + all heads]
 
+  // Tiles that several blocks share (gemm.cuh).
+  DeviceArray<float> shared_sums;  // [most_sharing_blocks][sums of the largest tile that steps of `rows` rows meet]
+  DeviceArray<int32_t> arrived;    // [most_sharing_blocks] zero between launches
+
+  // Large products by a library of the machine's.
+  std::unique_ptr<Cublas> library;  // null: none was given
+  DeviceArray<uint16_t> products;   // [library_rows(rows)][library_width(config)] what a pass of its own ends; none without a library
+
   DeviceArray<float> frequencies;     // [head_dim / 2], none without rotary embedding
   DeviceArray<float> cosines, sines;  // [rows][head_dim / 2]
 };
+
+/// Rows of a product that needs a pass after it go through the library in pieces of so many.
+inline int library_rows(int rows) { return rows < 1024 ? rows : 1024; }
+/// Gate and up, or the heads of all projections.
+inline int library_width(const Config& config) {
+  const int heads = pitch_of(config.query_width() + 2 * config.key_value_width());
+  return config.gated ? std::max(2 * pitch_of(config.intermediate), heads) : heads;
+}
 
 }  // namespace chai::cuda

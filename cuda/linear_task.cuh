@@ -48,7 +48,7 @@ enum class Store : uint8_t { add, floats, narrow, activated };
 
 template <class T>
 struct PlainTask {
-  static constexpr bool by_heads = false;
+  static constexpr bool by_heads = false, has_narrow_tile = true;
   using Weight = T;
   WeightView<T> weight;
   int32_t columns = 0;  // of the output
@@ -59,7 +59,8 @@ struct PlainTask {
   int64_t pitch = 0;
 
   __device__ __host__ int heads() const { return 0; }
-  int all_units() const { return (columns + 15) / 16; }
+  __device__ __host__ int all_units() const { return (columns + 15) / 16; }
+  __device__ __forceinline__ int units(const int32_t*) const { return all_units(); }
   int all_pairs() const { return (columns + 1) / 2; }
   __device__ __forceinline__ Pair pair_of_unit(const int32_t*, int unit, int g) const { return some({unit * 16 + g, unit * 16 + g + 8}); }
   __device__ __forceinline__ Pair pair_of_index(const int32_t*, int index) const { return some({2 * index, 2 * index + 1}); }
@@ -77,6 +78,12 @@ struct PlainTask {
                                         uint64_t) const {
     if (pair.a >= 0) put(pair.a, row, first + addends.first);
     if (pair.b >= 0) put(pair.b, row, second + addends.second);
+  }
+  /// Bias and activation of a product that lies in its place already.
+  bool needs_finish() const { return weight.bias || store_as == Store::activated; }
+  __device__ __forceinline__ void finish(int n, int row) const {
+    const bool wide = store_as == Store::add || store_as == Store::floats;
+    put(n, row, (wide ? floats[row * pitch + n] : dev::to_float(narrow[row * pitch + n])) + weight.bias_of(n));
   }
 
  private:
@@ -96,7 +103,7 @@ struct PlainTask {
 /// y = activation(gate) * up
 template <class T>
 struct GatedTask {
-  static constexpr bool by_heads = false;
+  static constexpr bool by_heads = false, has_narrow_tile = false;
   using Weight = T;
   WeightView<T> gate, up;
   int32_t columns = 0;
@@ -105,7 +112,8 @@ struct GatedTask {
   int64_t pitch = 0;
 
   __device__ __host__ int heads() const { return 0; }
-  int all_units() const { return (columns + 7) / 8; }
+  __device__ __host__ int all_units() const { return (columns + 7) / 8; }
+  __device__ __forceinline__ int units(const int32_t*) const { return all_units(); }
   int all_pairs() const { return columns; }
   __device__ __forceinline__ Pair pair_of_unit(const int32_t* list, int unit, int g) const { return pair_of_index(list, unit * 8 + g); }
   __device__ __forceinline__ Pair pair_of_index(const int32_t*, int index) const { return {index < columns ? index : -1, 0}; }

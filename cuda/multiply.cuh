@@ -1,8 +1,9 @@
 // One product of a step, on the path that fits its rows: few rows stream the weights (gemv.cuh), more go through tensor cores (gemm.cuh)
-// after a norm of their own. In: a task, rows. Out: what the task stores.
+// after a norm of their own, very many through a library where there is one. In: a task, rows. Out: what the task stores.
 #pragma once
 #include "gemm.cuh"
 #include "gemv.cuh"
+#include "library_rows.cuh"
 #include "linear_state.h"
 
 namespace chai::cuda {
@@ -58,6 +59,75 @@ __global__ void __launch_bounds__(norm_threads) normalise(const StepView* view, 
 /// x[row] = norm(x[row]) for the step's rows.
 void normalise_in_place(const StepLaunch& step, const Linear::State& state, const NormView& norm, float* x);
 
+/// The room for shared tiles; none in steps with warm-up rows, whose bits must not depend on the batch.
+inline Sharing sharing_of(const StepLaunch& step, const Linear::State& state) {
+  if (step.warm_up) return {};
+  return {state.shared_sums.get(), state.arrived.get(), int32_t(state.arrived.count())};
+}
+
+/// visit(rows, by_library) for all rows of a product in turn. The library gets long runs of rows without warm-up rows in them.
+template <class Visit>
+void each_range(const StepLaunch& step, const Linear::State& state, int rows, bool of_logits, Visit visit) {
+  // While a graph is recorded there is no host step.
+  if (rows < least_library_rows || !step.host || !state.products) return visit(RowRange{0, rows}, false);
+  if (of_logits || !step.warm_up) return visit(RowRange{0, rows}, true);
+  int done = 0, run = 0;  // the run began here
+  const auto end_run = [&](int end) {
+    if (end - run < least_library_rows_beside_others) return;
+    if (run > done) visit(RowRange{done, run}, false);
+    visit(RowRange{run, end}, true);
+    done = end;
+  };
+  for (const Segment& segment : step.host->segments) {
+    if (!segment.warm_up) continue;
+    end_run(segment.row);
+    run = segment.row + segment.count;
+  }
+  end_run(rows);
+  if (done < rows) visit(RowRange{done, rows}, false);
+}
+
+template <class T>
+LibraryProduct library_product(const WeightView<T>& weight, int columns, const T* from, int pitch, int rows) {
+  LibraryProduct out;
+  out.from = from, out.from_stride = pitch, out.width = pitch;  // the tails of weights and rows are zero
+  out.weight = weight.data, out.weight_stride = weight.stride;
+  out.rows = rows, out.columns = columns;
+  out.type = std::is_same_v<T, __nv_bfloat16> ? Element::bfloat16 : Element::float16;
+  return out;
+}
+
+/// False: the library refused, and the rows are as before.
+template <class T>
+bool multiply_by_library(const StepLaunch& step, const Linear::State& state, const PlainTask<T>& task, const T* from, int pitch,
+                         const RowRange& range, bool of_logits) {
+  LibraryProduct product = library_product(task.weight, task.columns, from + int64_t(range.first) * pitch, pitch, range.end - range.first);
+  product.add = task.store_as == Store::add, product.floats = product.add || task.store_as == Store::floats;
+  const int64_t offset = range.first * task.pitch;
+  product.to = product.floats ? static_cast<void*>(task.floats + offset) : task.narrow + offset;
+  product.to_stride = task.pitch;
+  if (!state.library->multiply(product, step.stream)) return false;
+  const Launch how{dim3(unsigned(product.rows)), dim3(library_row_threads), 0, step.stream, state.early};
+  if (task.needs_finish()) launch(finish_plain<T>, how, step.view, task, range, of_logits);
+  return true;
+}
+template <class T>
+bool multiply_by_library(const StepLaunch& step, const Linear::State& state, const GatedTask<T>& task, const T* from, int pitch,
+                         const RowRange& range, bool) {
+  T* const products = reinterpret_cast<T*>(state.products.get());
+  for (RowRange piece = range; piece.first < range.end; piece.first = piece.end) {
+    piece.end = std::min(range.end, piece.first + library_rows(state.rows));
+    LibraryProduct product = library_product(task.gate, task.columns, from + int64_t(piece.first) * pitch, pitch, piece.end - piece.first);
+    product.to = products, product.to_stride = 2 * task.pitch;
+    if (!state.library->multiply(product, step.stream)) return false;
+    product.weight = task.up.data, product.weight_stride = task.up.stride, product.to = products + task.pitch;
+    if (!state.library->multiply(product, step.stream)) return false;
+    const Launch how{dim3(unsigned(product.rows)), dim3(library_row_threads), 0, step.stream, state.early};
+    launch(finish_gated<T>, how, step.view, task, piece, products);
+  }
+  return true;
+}
+
 /// Float32 rows are normalised into `state.normed` first, unless the product does that itself.
 template <class T, class Task>
 void multiply(const StepLaunch& step, const Linear::State& state, const Task& task, const RowsOf<T>& from, int rows) {
@@ -68,7 +138,12 @@ void multiply(const StepLaunch& step, const Linear::State& state, const Task& ta
     launch(normalise<T>, {dim3(unsigned(rows)), dim3(norm_threads), 0, step.stream, state.early}, step.view, from, normed);
     at = normed;
   }
-  multiply_many(step, state.early, shape_of(task.all_units(), rows, *step.device), task, at, from.pitch, rows, from.of_logits);
+  each_range(step, state, rows, from.of_logits, [&](const RowRange& range, bool by_library) {
+    if (by_library && multiply_by_library(step, state, task, at, from.pitch, range, from.of_logits)) return;
+    const int count = range.end - range.first;
+    const Operands<T> operands{at, from.pitch, from.of_logits, range, count, sharing_of(step, state), {}};
+    multiply_many(step, state.early, tile_rows_of(task.all_units(), count, *step.device), task, operands);
+  });
 }
 
 // Compiled once, in linear.cu.

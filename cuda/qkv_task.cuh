@@ -58,7 +58,7 @@ __device__ __forceinline__ void list_heads(const int32_t* needed, int heads, int
 
 template <class T>
 struct QkvTask {
-  static constexpr bool by_heads = true;
+  static constexpr bool by_heads = true, has_narrow_tile = false;
   using Weight = T;
   HeadScope scope;
   WeightView<T> query, key, value;
@@ -69,8 +69,9 @@ struct QkvTask {
   int32_t half = 0;  // dimensions 0 .. half-1 pair with half .. 2 half - 1
 
   __device__ __host__ int heads() const { return scope.all_heads(); }
-  int units_of_head() const { return (half + 7) / 8; }
+  __device__ __host__ int units_of_head() const { return (half + 7) / 8; }
   int all_units() const { return heads() * units_of_head(); }
+  __device__ __forceinline__ int units(const int32_t* list) const { return list[0] * units_of_head(); }
   int all_pairs() const { return heads() * half; }
 
   __device__ __forceinline__ Pair pair_of_unit(const int32_t* list, int unit, int g) const {

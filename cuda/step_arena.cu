@@ -2,11 +2,24 @@
 #include <algorithm>
 #include <cstring>
 
+#include "launch.cuh"
 #include "step_arena.h"
 
 namespace chai::cuda {
 
 static_assert(page_rows == chai::page_rows);
+
+namespace {
+
+constexpr int threads = 128;
+
+/// Rows whose token the step before has drawn get it.
+__global__ void __launch_bounds__(threads) take_drawn(int32_t* tokens, int rows, const int32_t* drawn) {
+  const int row = int(blockIdx.x) * threads + int(threadIdx.x);
+  if (row < rows && tokens[row] < 0) tokens[row] = drawn[~tokens[row]];  // see token_of_draw
+}
+
+}  // namespace
 
 template <class T>
 size_t StepArena::place(size_t count) {
@@ -15,7 +28,8 @@ size_t StepArena::place(size_t count) {
   return at;
 }
 
-StepArena::StepArena(const Config& config, int rows, int sequences) : layers_(config.layers), rows_(rows), sequences_(sequences) {
+StepArena::StepArena(const Config& config, int rows, int sequences, int places)
+    : layers_(config.layers), rows_(rows), sequences_(sequences) {
   const size_t r = size_t(rows), s = size_t(sequences), per_layer = s * size_t(layers_);
   view_ = place<StepView>(1);
   tokens_ = place<int32_t>(r);
@@ -28,12 +42,16 @@ StepArena::StepArena(const Config& config, int rows, int sequences) : layers_(co
   key_row_ = place<int32_t>(per_layer);
   value_row_ = place<int32_t>(per_layer);
   rules_ = place<RuleRecord>(per_layer);
-  host_ = PinnedArray<unsigned char>(end_, "the step's records");
+  place<uint4>(0);  // the next place begins as well aligned
+  host_ = PinnedArray<unsigned char>(end_ * size_t(places), "the step's records");
   device_ = DeviceArray<unsigned char>(end_, "the step's records");
-  std::memset(host_.get(), 0, end_);
-  int32_t* identity = host<int32_t>(identity_);
-  std::fill(identity, identity + HeadTable(config).size(), -1);
-  write_table(identity_heads(config, 0), config, identity);
+  std::memset(host_.get(), 0, host_.count());
+  for (int i = 0; i < places; ++i) {
+    filled_ = host_.get() + size_t(i) * end_;
+    int32_t* identity = host<int32_t>(identity_);
+    std::fill(identity, identity + HeadTable(config).size(), -1);
+    write_table(identity_heads(config, 0), config, identity);
+  }
 }
 
 void StepArena::fill_sequences(const Step& step) {
@@ -61,7 +79,8 @@ void StepArena::fill_sequences(const Step& step) {
   }
 }
 
-void StepArena::fill(const Step& step, const float* cosines, const float* sines, Stream stream) {
+void StepArena::fill(const Step& step, const float* cosines, const float* sines, Stream stream, int place, const int32_t* drawn) {
+  filled_ = host_.get() + size_t(place) * end_;
   std::copy(step.tokens.begin(), step.tokens.end(), host<int32_t>(tokens_));
   std::copy(step.positions.begin(), step.positions.end(), host<int32_t>(positions_));
   std::copy(step.logit_rows.begin(), step.logit_rows.end(), host<int32_t>(logit_row_));
@@ -81,7 +100,10 @@ void StepArena::fill(const Step& step, const float* cosines, const float* sines,
   view.cosines = cosines, view.sines = sines;
   view.pool = static_cast<unsigned char*>(step.pool.base);
   view.page_bytes = step.pool.page_bytes, view.row_bytes = uint32_t(step.pool.row_bytes);
-  copy_to_device(device_.get(), host_.get(), end_, stream);
+  copy_to_device(device_.get(), filled_, end_, stream);
+  if (std::any_of(step.tokens.begin(), step.tokens.end(), [](int32_t token) { return token < 0; }))
+    launch(take_drawn, {dim3(unsigned((step.rows() + threads - 1) / threads)), dim3(threads), 0, stream},
+           reinterpret_cast<int32_t*>(device_.get() + tokens_), step.rows(), drawn);
 }
 
 }  // namespace chai::cuda

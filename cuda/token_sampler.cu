@@ -22,11 +22,17 @@ __device__ void mark_seen(const DrawRecord& draw, int vocabulary, uint32_t* seen
   __syncthreads();
 }
 
-/// Blocks take draws in turn. seen: [blocks][words]. results: [draws] in host memory.
+/// In device memory, since a recorded graph is replayed with other contents.
+struct DrawList {
+  int32_t count;
+  Drawn* results;  // [draws] in host memory
+};
+
+/// Blocks take draws in turn. seen: [blocks][words]. drawn: [draws].
 __global__ void __launch_bounds__(512, 1)
-    draw_kernel(const int32_t* count, const DrawRecord* draws, const float* logits, int vocabulary, uint32_t* seen, Drawn* results) {
+    draw_kernel(const DrawList* list, const DrawRecord* draws, const float* logits, int vocabulary, uint32_t* seen, int32_t* drawn) {
   __shared__ double sums[most_warps * (splits + 1)];
-  for (int d = blockIdx.x; d < *count; d += gridDim.x) {
+  for (int d = blockIdx.x; d < list->count; d += gridDim.x) {
     const DrawRecord draw = draws[d];
     uint32_t* mine = seen + int64_t(blockIdx.x) * ((vocabulary + 31) / 32);
     if (draw.history_count > 0) mark_seen(draw, vocabulary, mine);
@@ -37,7 +43,7 @@ __global__ void __launch_bounds__(512, 1)
     const int id = draw_row(row, draw);
     __syncthreads();
     const float logprob = draw.logprobs ? log_probability(row.logits, vocabulary, id, sums) : 0.0f;
-    if (threadIdx.x == 0) results[d] = {id, logprob};
+    if (threadIdx.x == 0) list->results[d] = {id, logprob}, drawn[d] = id;
     __syncthreads();
   }
 }
@@ -46,15 +52,18 @@ __global__ void __launch_bounds__(512, 1)
 
 struct TokenSampler::State {
   int vocabulary, draws, blocks;
-  PinnedArray<unsigned char> host_settings;  // int32 count, 12 bytes of padding, DrawRecord[draws]
+  PinnedArray<unsigned char> host_settings;  // [places] of a DrawList, DrawRecord[draws]
   DeviceArray<unsigned char> settings;
   PinnedArray<int32_t> host_history;  // those of one step, one after the other
   DeviceArray<int32_t> history;
   DeviceArray<uint32_t> seen;  // [blocks][ceil(vocabulary / 32)]
-  PinnedArray<Drawn> results;  // [draws]
+  PinnedArray<Drawn> results;  // [places][draws]
+  DeviceArray<int32_t> drawn;  // [draws]
 
   static constexpr size_t header = 16;
-  DrawRecord* records() const { return reinterpret_cast<DrawRecord*>(host_settings.get() + header); }
+  static_assert(sizeof(DrawList) == header && sizeof(DrawRecord) % 8 == 0);
+  unsigned char* place_of(int place) const { return host_settings.get() + size_t(place) * settings.count(); }
+  Drawn* results_of(int place) const { return results.get() + size_t(place) * size_t(draws); }
   /// Kernels find the history through the records, so it may move between steps.
   void make_room(size_t tokens) {
     if (tokens <= history.count()) return;
@@ -65,37 +74,39 @@ struct TokenSampler::State {
   }
 };
 
-TokenSampler::TokenSampler(const Config& config, int draws, const DeviceFacts& device) : state_(std::make_unique<State>()) {
+TokenSampler::TokenSampler(const Config& config, int draws, const DeviceFacts& device, int places) : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.vocabulary = config.vocabulary, s.draws = draws, s.blocks = std::min(draws, 2 * std::max(1, device.processors));
   const size_t bytes = State::header + size_t(draws) * sizeof(DrawRecord);
-  s.host_settings = PinnedArray<unsigned char>(bytes, "settings of draws");
+  s.host_settings = PinnedArray<unsigned char>(bytes * size_t(places), "settings of draws");
   s.settings = DeviceArray<unsigned char>(bytes, "settings of draws");
   s.seen = DeviceArray<uint32_t>(size_t(s.blocks) * size_t((config.vocabulary + 31) / 32), "marks of the repetition penalty");
-  s.results = PinnedArray<Drawn>(size_t(draws), "drawn tokens");
+  s.results = PinnedArray<Drawn>(size_t(draws) * size_t(places), "drawn tokens");
+  s.drawn = DeviceArray<int32_t>(size_t(draws), "drawn tokens");
   s.make_room(4096);
 }
 TokenSampler::~TokenSampler() = default;
 
-void TokenSampler::begin(const Step& step, Stream stream) {
+void TokenSampler::begin(const Step& step, Stream stream, int place) {
   State& s = *state_;
   if (int(step.draws.size()) > s.draws) throw Error(Code::device_fault, "a step with more draws than rows");
-  const auto penalised = [](const Sampling& sampling) { return sampling.repetition_penalty > 0 && sampling.repetition_penalty != 1; };
   size_t tokens = 0;
-  for (const Draw& draw : step.draws) tokens += penalised(draw.sampling) ? draw.history.size() : 0;
+  for (const Draw& draw : step.draws) tokens += draw.sampling.penalised() ? draw.history.size() : 0;
   s.make_room(tokens);
-  *reinterpret_cast<int32_t*>(s.host_settings.get()) = int32_t(step.draws.size());
+  unsigned char* const settings = s.place_of(place);
+  *reinterpret_cast<DrawList*>(settings) = {int32_t(step.draws.size()), s.results_of(place)};
+  DrawRecord* const records = reinterpret_cast<DrawRecord*>(settings + State::header);
   size_t at = 0;
   for (size_t i = 0; i < step.draws.size(); ++i) {
     const Draw& draw = step.draws[i];
     const Sampling& sampling = draw.sampling;
-    const size_t length = penalised(sampling) ? draw.history.size() : 0;
+    const size_t length = sampling.penalised() ? draw.history.size() : 0;
     std::copy_n(draw.history.begin(), length, s.host_history.get() + at);
-    s.records()[i] = {draw.logit_row, sampling.temperature, sampling.top_p,  sampling.min_p,       sampling.repetition_penalty,
-                      sampling.top_k, sampling.logprobs,    int32_t(length), s.history.get() + at, uniform(sampling.seed, draw.index)};
+    records[i] = {draw.logit_row, sampling.temperature, sampling.top_p,  sampling.min_p,       sampling.repetition_penalty,
+                  sampling.top_k, sampling.logprobs,    int32_t(length), s.history.get() + at, uniform(sampling.seed, draw.index)};
     at += length;
   }
-  copy_to_device(s.settings.get(), s.host_settings.get(), State::header + step.draws.size() * sizeof(DrawRecord), stream);
+  copy_to_device(s.settings.get(), settings, State::header + step.draws.size() * sizeof(DrawRecord), stream);
   if (at > 0) copy_to_device(s.history.get(), s.host_history.get(), at * sizeof(int32_t), stream);
 }
 
@@ -104,12 +115,14 @@ void TokenSampler::sample(const StepLaunch& step, const float* logits) {
   const State& s = *state_;
   const unsigned threads = s.vocabulary < large_vocabulary ? 128 : 512;
   launch(draw_kernel, {dim3(unsigned(std::min(step.logit_rows, s.blocks))), dim3(threads), 0, step.stream},
-         reinterpret_cast<const int32_t*>(s.settings.get()), reinterpret_cast<const DrawRecord*>(s.settings.get() + State::header), logits,
-         s.vocabulary, s.seen.get(), s.results.get());
+         reinterpret_cast<const DrawList*>(s.settings.get()), reinterpret_cast<const DrawRecord*>(s.settings.get() + State::header), logits,
+         s.vocabulary, s.seen.get(), s.drawn.get());
 }
 
-void TokenSampler::finish(Step& step) {
-  const Drawn* results = state_->results.get();
+const int32_t* TokenSampler::drawn() const { return state_->drawn.get(); }
+
+void TokenSampler::finish(Step& step, int place) {
+  const Drawn* results = state_->results_of(place);
   step.drawn.resize(step.draws.size());
   step.logprobs.resize(step.draws.size());
   for (size_t i = 0; i < step.draws.size(); ++i) step.drawn[i] = results[i].id, step.logprobs[i] = results[i].logprob;

@@ -108,9 +108,12 @@ struct Draw {
   uint64_t index = 0;                // position of the drawn token: the random number depends on (seed, index) alone
 };
 
+/// A row's token that only the device will know: what draw `draw` of the step submitted before this one gives.
+constexpr int32_t token_of_draw(int draw) { return ~draw; }
+
 /// One forward pass over a ragged batch. Host arrays, valid until `finish` returned.
 struct Step {
-  std::vector<int32_t> tokens;     // [rows]
+  std::vector<int32_t> tokens;     // [rows] ids; negative: token_of_draw, where steps_in_flight() > 1
   std::vector<int32_t> positions;  // [rows]
   std::vector<Segment> segments;   // in row order, covering all rows
   std::vector<SequenceView> sequences;
@@ -149,6 +152,10 @@ class Backend {
 
   /// Prepares scratch for steps of up to `rows` rows and `sequences` sequences. Called once, after the weights are there.
   virtual void plan(const Config& config, int rows, int sequences) = 0;
+  /// Steps that may be in flight at once: submitted, and not yet finished. They run, and are finished, in the order they were submitted;
+  /// activations are those of the last one. A step that begins while others are in flight is plain decoding: one row a segment, no
+  /// warm-up, no penalised draw.
+  virtual int steps_in_flight() const { return 1; }
   virtual void begin(const Step& step) = 0;
   /// x[row] = projection(embedding[token]) + position embedding
   virtual void embed(const Step& step, const ModelWeights& weights, Rows& x) = 0;
@@ -168,7 +175,9 @@ class Backend {
   /// logits[i] = output(final norm(x[step.logit_rows[i]]))
   virtual void logits(const Step& step, const ModelWeights& weights, const Rows& x, Rows& logits) = 0;
   virtual void sample(const Step& step, const Rows& logits) = 0;
-  /// Waits for the step and fills its results.
+  /// Ends what `begin` began: the device may run the step to its end. Not called for a step of which a call threw.
+  virtual void submit(const Step&) {}
+  /// Waits for the oldest step in flight, which this is, and fills its results.
   virtual void finish(Step& step) = 0;
 };
 

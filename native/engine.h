@@ -127,7 +127,7 @@ class Session {
   virtual CacheBytes cache_bytes() const = 0;
   /// Inner products of the heads' warm-up features over their first rows[i] rows (tokens S .. S + rows[i] - 1): [rows][layers][H][H].
   /// For a session of method chai that still warms up, so that nothing was clustered and no feature dropped: `rows` ascending, at most as
-  /// many as warm-up tokens were evaluated. Blocks until the step under way is over: call it from a worker thread.
+  /// many as warm-up tokens were evaluated. Blocks until the steps in flight are over: call it from a worker thread.
   virtual std::vector<double> head_gram(const std::vector<int>& rows) = 0;
   /// Idempotent. A running request ends with Code::closed; `done` is called once all is free.
   virtual void close(std::function<void()> done) = 0;
@@ -144,7 +144,8 @@ class Engine {
   virtual MemoryUse memory() const = 0;
   virtual EngineStats stats() const = 0;
   virtual std::string device() const = 0;
-  /// Idempotent: running requests end with Code::closed, sessions are closed, the engine's thread ends. Blocks up to one step.
+  /// Idempotent: running requests end with Code::closed, sessions are closed, the engine's thread ends. Blocks until the steps in
+  /// flight are over.
   virtual void close() = 0;
 };
 

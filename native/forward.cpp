@@ -3,7 +3,7 @@
 
 namespace chai {
 
-void forward(Backend& backend, const ModelWeights& weights, Step& step, Activations& activations) {
+void forward(Backend& backend, const ModelWeights& weights, const Step& step, Activations& activations) {
   auto& [x, mixed, queries, logits] = activations;
   backend.begin(step);
   backend.embed(step, weights, x);
@@ -18,7 +18,7 @@ void forward(Backend& backend, const ModelWeights& weights, Step& step, Activati
   }
   if (!step.logit_rows.empty()) backend.logits(step, weights, x, logits);
   if (!step.draws.empty()) backend.sample(step, logits);
-  backend.finish(step);
+  backend.submit(step);
 }
 
 }  // namespace chai

@@ -1,4 +1,5 @@
-// The forward pass, written once for every backend. In: a planned Step and the weights. Out: cache rows, logits, drawn tokens.
+// The forward pass, written once for every backend. In: a planned Step and the weights. Out: work on the device, which leaves cache rows,
+// logits, drawn tokens.
 #pragma once
 #include <vector>
 
@@ -14,6 +15,7 @@ struct Activations {
   Rows logits;                // [logit rows x vocabulary] float32
 };
 
-void forward(Backend& backend, const ModelWeights& weights, Step& step, Activations& activations);
+/// From `begin` to `submit`: what is left is to finish the step.
+void forward(Backend& backend, const ModelWeights& weights, const Step& step, Activations& activations);
 
 }  // namespace chai

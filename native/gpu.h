@@ -12,6 +12,9 @@ struct CudaOptions {
   int device = 0;
   Element compute = Element::float16;  // type of the matrices and of queries: float16 or bfloat16
   bool graphs = true;                  // decode steps are recorded once and replayed
+  bool cublas = true;                  // large products through the machine's cuBLAS, where there is one
+  bool hopper_prefill = false;         // the prefill kernel for compute capability 9.0: off until it has run on one
+  int steps_in_flight = 2;             // while one step runs, the next ones already wait on the device; 1 to 8
 };
 
 /// Throws device_unavailable with the cause: no such device, no driver, driver too old, compute capability too low, no CUDA in this build.

@@ -45,7 +45,7 @@ int EvaluateRequest::row_limit(int logit_room) const {
   return rows;
 }
 
-void EvaluateRequest::plan(Step& step, int row, int from, int count) {
+Share EvaluateRequest::plan(Step& step, int row, int from, int count) {
   first_logit_ = int(step.logit_rows.size());
   logit_count_ = 0;
   for (int i = 0; i < count; ++i) {
@@ -53,9 +53,10 @@ void EvaluateRequest::plan(Step& step, int row, int from, int count) {
     if (logit_count_++ == 0) first_position_ = from + i;
     step.logit_rows.push_back(row + i);
   }
+  return {count, -1};
 }
 
-void EvaluateRequest::collect(const Step&, Backend& backend, const Rows& logits) {
+void EvaluateRequest::collect(Backend& backend, const Rows& logits) {
   make_room();
   if (logit_count_ == 0) return;
   if (result_ == EvaluateResult::last) return backend.download_logits(logits, first_logit_, 1, values_.data());
@@ -71,7 +72,7 @@ void EvaluateRequest::collect(const Step&, Backend& backend, const Rows& logits)
   }
 }
 
-bool EvaluateRequest::commit(const Step&, double, Callbacks& callbacks) {
+bool EvaluateRequest::commit(const Step&, const Share&, double, Callbacks& callbacks) {
   if (sequence->pending() > 0) return false;
   callbacks.push_back([done = std::move(done_), values = std::make_shared<std::vector<float>>(std::move(values_))] {
     done({nullptr, std::move(*values)});
@@ -101,27 +102,29 @@ GenerateRequest::GenerateRequest(std::shared_ptr<Sequence> of, const std::vector
 
 bool GenerateRequest::runnable() const { return !finished() && Request::runnable() && int(ids_.size()) < queue_limit; }
 
-void GenerateRequest::plan(Step& step, int row, int from, int count) {
-  step_rows_ = count;
-  draw_ = -1;
-  if (from + count < sequence->length()) return;
-  draw_ = int(step.draws.size());
-  step.draws.push_back({int(step.logit_rows.size()), options_.sampling, sequence->tokens, uint64_t(sequence->length())});
+/// Every step in flight gives one token.
+Follow GenerateRequest::follow() const {
+  if (generated_ + in_flight >= options_.max_tokens || sequence->length() + in_flight >= context_) return Follow::rests;
+  if (int(ids_.size()) + in_flight >= queue_limit) return Follow::rests;
+  return options_.sampling.penalised() || !sequence->cache->resolved() ? Follow::waits : Follow::goes_on;
+}
+
+Share GenerateRequest::plan(Step& step, int row, int from, int count) {
+  const int end = from + count, known = sequence->length();
+  if (end < known) return {count, -1};
+  const std::span<const int32_t> history(sequence->tokens.data(),
+                                         end == known ? size_t(known) : 0);  // behind steps in flight none is whole
+  step.draws.push_back({int(step.logit_rows.size()), options_.sampling, history, uint64_t(end)});
   step.logit_rows.push_back(row + count - 1);
+  return {count, int(step.draws.size()) - 1};
 }
 
-void GenerateRequest::collect(const Step& step, Backend&, const Rows&) {
-  if (draw_ < 0) return;
-  drawn_ = step.drawn[draw_];
-  drawn_logprob_ = step.logprobs[draw_];
-}
-
-bool GenerateRequest::commit(const Step&, double milliseconds, Callbacks& callbacks) {
+bool GenerateRequest::commit(const Step& step, const Share& share, double milliseconds, Callbacks& callbacks) {
   const bool prompt = generated_ == 0;
   (prompt ? timings_.prompt_ms : timings_.decode_ms) += milliseconds;
-  (prompt ? timings_.prompt_tokens : timings_.decode_tokens) += step_rows_;
-  if (draw_ < 0) return false;
-  accept(drawn_, drawn_logprob_);
+  (prompt ? timings_.prompt_tokens : timings_.decode_tokens) += share.count;
+  if (share.draw < 0) return false;
+  accept(step.drawn[size_t(share.draw)], step.logprobs[size_t(share.draw)]);
   if (waiting_) {
     waiting_ = false;
     callbacks.push_back(ready_);

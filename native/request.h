@@ -16,26 +16,44 @@ namespace chai {
 
 using Callbacks = std::vector<std::function<void()>>;
 
+/// What of a request is in a step.
+struct Share {
+  int count = 0;  // rows
+  int draw = -1;  // index into the step's draws; -1: none
+};
+
+/// Whether one more row may follow a request's rows in flight, before their results are known.
+enum class Follow : uint8_t {
+  waits,    // what comes next can be told from the results only
+  rests,    // nothing more can come for now, whatever the results are
+  goes_on,  // the token that the last of them draws
+};
+
 class Request {
  public:
   explicit Request(std::shared_ptr<Sequence> sequence) : sequence(std::move(sequence)) {}
   virtual ~Request() = default;
 
   std::shared_ptr<Sequence> sequence;
-  bool in_step = false;          // rows of it are in the step under way: only the scheduler may touch its sequence
+  int in_flight = 0;             // steps in flight with rows of it: while there are any, only the scheduler may touch its sequence
   uint64_t order = 0;            // when it was submitted
-  std::exception_ptr interrupt;  // cancelled, closed or stopped meanwhile, or its results could not be fetched; handled after the step
+  std::exception_ptr interrupt;  // cancelled, closed or stopped meanwhile, or its results could not be fetched; handled after the
+                                 // next of its steps
 
   /// Whether rows of it may go into a step now.
   virtual bool runnable() const { return sequence->pending() > 0; }
   /// Rows at most in the next step, given how many logit rows the step still has room for.
   virtual int row_limit(int logit_room) const = 0;
-  /// Rows [from, from + count) of the sequence are rows [row, ...) of the step: asks for the logits and draws it needs.
-  virtual void plan(Step& step, int row, int from, int count) = 0;
+  virtual Follow follow() const { return Follow::waits; }
+  /// Of the row that follows, when each step in flight gives one token.
+  int next_position() const { return sequence->length() + in_flight - 1; }
+  /// Rows [from, from + count) of the sequence are rows [row, ...) of the step: asks for the logits and draws it needs. Returns its
+  /// share of the step.
+  virtual Share plan(Step& step, int row, int from, int count) = 0;
   /// After the step, without the lock: fetches results into the request's own buffers.
-  virtual void collect(const Step& step, Backend& backend, const Rows& logits) = 0;
+  virtual void collect(Backend&, const Rows& /*logits*/) {}
   /// Under the lock, after sequence->cached was advanced. True when the request has ended.
-  virtual bool commit(const Step& step, double milliseconds, Callbacks& callbacks) = 0;
+  virtual bool commit(const Step& step, const Share& share, double milliseconds, Callbacks& callbacks) = 0;
   /// Ends the request; the sequence is rolled back.
   virtual void fail(std::exception_ptr error, Callbacks& callbacks) = 0;
 };
@@ -46,9 +64,9 @@ class EvaluateRequest : public Request {
   EvaluateRequest(std::shared_ptr<Sequence> sequence, const std::vector<int32_t>& ids, EvaluateResult result, int vocabulary,
                   std::function<void(EvaluateOutcome)> done);
   int row_limit(int logit_room) const override;
-  void plan(Step& step, int row, int from, int count) override;
-  void collect(const Step& step, Backend& backend, const Rows& logits) override;
-  bool commit(const Step& step, double milliseconds, Callbacks& callbacks) override;
+  Share plan(Step& step, int row, int from, int count) override;
+  void collect(Backend& backend, const Rows& logits) override;
+  bool commit(const Step& step, const Share& share, double milliseconds, Callbacks& callbacks) override;
   void fail(std::exception_ptr error, Callbacks& callbacks) override;
 
  private:
@@ -71,16 +89,16 @@ class GenerateRequest : public Request {
                   std::function<void()> ready);
   bool runnable() const override;
   int row_limit(int) const override { return sequence->pending(); }
-  void plan(Step& step, int row, int from, int count) override;
-  void collect(const Step& step, Backend& backend, const Rows& logits) override;
-  bool commit(const Step& step, double milliseconds, Callbacks& callbacks) override;
+  Follow follow() const override;
+  Share plan(Step& step, int row, int from, int count) override;
+  bool commit(const Step& step, const Share& share, double milliseconds, Callbacks& callbacks) override;
   void fail(std::exception_ptr error, Callbacks& callbacks) override;
 
   TokenBatch take();  // under the lock
   bool finished() const { return finish_ != Finish::none || error_ != nullptr; }
   int base() const { return base_; }
   const Timings& timings() const { return timings_; }
-  std::vector<std::function<void()>> on_stopped;  // wait for the running step
+  std::vector<std::function<void()>> on_stopped;  // wait for the next step
   int stop_at = -1;                               // sequence length to keep, once stopped
 
  private:
@@ -96,10 +114,7 @@ class GenerateRequest : public Request {
   Finish finish_ = Finish::none;
   int32_t stop_token_ = -1;
   std::exception_ptr error_;
-  int generated_ = 0, draw_ = -1;  // draw_: index into the running step's draws
-  int32_t drawn_ = 0;
-  float drawn_logprob_ = 0;
-  int step_rows_ = 0;
+  int generated_ = 0;
   Timings timings_;
 };
 

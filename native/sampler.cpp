@@ -33,7 +33,7 @@ std::vector<Candidate> candidates_of(std::span<const float> logits, const Sampli
   all.reserve(logits.size());
   const float penalty = sampling.repetition_penalty;
   std::vector<bool> seen;
-  if (penalty > 0 && penalty != 1) {
+  if (sampling.penalised()) {
     seen.assign(logits.size(), false);
     for (const int32_t id : history)
       if (id >= 0 && size_t(id) < seen.size()) seen[size_t(id)] = true;

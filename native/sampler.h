@@ -13,6 +13,7 @@ struct Sampling {
   float repetition_penalty = 1;  // 1: off
   uint64_t seed = 0;
   bool logprobs = false;
+  bool penalised() const { return repetition_penalty > 0 && repetition_penalty != 1; }  // needs the tokens so far
 };
 
 struct Drawn {

@@ -2,7 +2,6 @@
 #include "scheduler.h"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
 
@@ -18,6 +17,19 @@ void run_all(Callbacks& callbacks) {
 
 std::exception_ptr closed_error() {
   return std::make_exception_ptr(Error(Code::closed, "the model or session was closed while it was working"));
+}
+
+/// What `work` throws, or null.
+template <class Work>
+std::exception_ptr failure_of(Work work) {
+  try {
+    work();
+  } catch (const std::bad_alloc&) {
+    return std::make_exception_ptr(Error(Code::out_of_memory, "no memory left for a step; close models or sessions, or lower maxBatch"));
+  } catch (...) {
+    return std::current_exception();
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -74,15 +86,16 @@ void Scheduler::submit(std::shared_ptr<Request> request) {
 }
 
 void Scheduler::interrupt(Request& request, std::exception_ptr error, Callbacks& callbacks) {
-  if (request.in_step)
+  if (request.in_flight > 0)
     request.interrupt = error;
   else
     end(request, error, callbacks);
 }
 
-/// Ends a request that is in no step.
+/// Ends a request; steps still in flight go on without it.
 void Scheduler::end(Request& request, std::exception_ptr error, Callbacks& callbacks) {
   const auto sequence = request.sequence;  // may hold the last reference to the request
+  leave(request);
   request.fail(error, callbacks);
   std::erase_if(active_, [&](const auto& other) { return other.get() == &request; });
   sequence->request.reset();
@@ -125,20 +138,13 @@ MemoryUse Scheduler::memory() const {
 
 void Scheduler::run() {
   std::unique_lock hold(mutex_);
-  while (!closing_) {
-    Step step;
-    std::vector<Part> parts;
+  while (!closing_ || !flights_.empty()) {
     Callbacks callbacks;
     change_ = false;
-    if (run_errands(hold)) continue;
-    plan(step, parts, callbacks);
-    if (!parts.empty()) {
-      hold.unlock();
-      const auto start = std::chrono::steady_clock::now();
-      const Failure failure = compute(step, parts);
-      const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
-      hold.lock();
-      commit(step, parts, failure, took.count(), callbacks);
+    if (flights_.empty() && run_errands(hold)) continue;
+    if (launch(hold, callbacks)) continue;
+    if (!flights_.empty()) {
+      land(hold, callbacks);
     } else if (callbacks.empty() && !change_) {
       const auto awake = [this] { return change_ || closing_; };
       if (starved_.empty())
@@ -147,7 +153,6 @@ void Scheduler::run() {
         fail_starved(callbacks);
     }
     if (callbacks.empty()) continue;
-    parts.clear();
     hold.unlock();
     run_all(callbacks);
     hold.lock();
@@ -158,47 +163,87 @@ void Scheduler::run() {
   run_all(callbacks);
 }
 
+/// Sends the next step to the device, if there is one. Whether another might follow it at once.
+bool Scheduler::launch(std::unique_lock<std::mutex>& hold, Callbacks& callbacks) {
+  const size_t most = size_t(std::max(1, machine_.backend->steps_in_flight()));
+  if (flights_.size() >= most) return false;
+  Flight flight;
+  flight.step.pool = machine_.pool;
+  if (flights_.empty())
+    plan(flight, callbacks);
+  else
+    plan_ahead(flight);
+  if (flight.parts.empty()) return false;
+  hold.unlock();
+  enqueue(flight);
+  hold.lock();
+  flights_.push_back(std::move(flight));
+  return flights_.size() < most && callbacks.empty();
+}
+
+/// Waits for the oldest step and deals out what it gave. Each step's time counts from the end of the one before it.
+void Scheduler::land(std::unique_lock<std::mutex>& hold, Callbacks& callbacks) {
+  hold.unlock();
+  finish(flights_.front());
+  const auto now = Clock::now();
+  const std::chrono::duration<double, std::milli> took = now - std::max(flights_.front().start, landed_);
+  landed_ = now;
+  hold.lock();
+  Flight flight = std::move(flights_.front());  // may hold the last reference to a sequence: goes under the lock
+  flights_.pop_front();
+  commit(flight, took.count(), callbacks);
+}
+
 /// Decode rows first, then prompt chunks into what room is left; one place is kept for a waiting prompt.
-void Scheduler::plan(Step& step, std::vector<Part>& parts, Callbacks& callbacks) {
+void Scheduler::plan(Flight& flight, Callbacks& callbacks) {
   starved_.clear();
-  step.pool = machine_.pool;
+  auto& parts = flight.parts;
   std::vector<std::shared_ptr<Request>> decodes, prompts;
   for (const auto& request : active_)
     if (request->runnable()) (request->sequence->pending() == 1 ? decodes : prompts).push_back(request);
   const size_t places = size_t(limits_.sequences) - (prompts.empty() || limits_.sequences == 1 ? 0 : 1);
   for (const auto& request : decodes)
-    if (parts.size() < places) add(request, step, parts, callbacks);
+    if (parts.size() < places) add(request, flight, callbacks);
   for (const auto& request : prompts)
-    if (parts.size() < size_t(limits_.sequences)) add(request, step, parts, callbacks);
+    if (parts.size() < size_t(limits_.sequences)) add(request, flight, callbacks);
   for (const auto& part : parts) {  // served: to the end of the turn order
     std::erase(active_, part.request);
     active_.push_back(part.request);
   }
 }
 
-void Scheduler::add(std::shared_ptr<Request> request, Step& step, std::vector<Part>& parts, Callbacks& callbacks) {
+void Scheduler::add(const std::shared_ptr<Request>& request, Flight& flight, Callbacks& callbacks) {
+  const Step& step = flight.step;
   Sequence& sequence = *request->sequence;
   const int from = sequence.cached;
   const int room = std::min(limits_.rows - step.rows(), sequence.pending());
   const int count = std::min(room, request->row_limit(limits_.logit_rows - int(step.logit_rows.size())));
   if (count <= 0) return;
-  const int to = from + count, row = step.rows(), warm_end = sequence.warmup_end();
   try {
-    if (!sequence.cache->reserve(from, to)) return starved_.push_back(request);
+    if (!sequence.cache->reserve(from, from + count)) return starved_.push_back(request);
   } catch (...) {
     return drop(*request, std::current_exception(), callbacks);
   }
-  request->plan(step, row, from, count);
+  put(request, flight, from, count, -1);
+}
+
+/// Rows [from, from + count) of a sequence, whose pages are reserved, go into a step. `draw`: of the step before, which gives the first
+/// row's token; -1: the sequence has them.
+void Scheduler::put(const std::shared_ptr<Request>& request, Flight& flight, int from, int count, int draw) {
+  Step& step = flight.step;
+  const Sequence& sequence = *request->sequence;
+  const int to = from + count, row = step.rows(), warm_end = sequence.warmup_end();
+  const Share share = request->plan(step, row, from, count);
   const int warm = std::clamp(warm_end - from, 0, count), index = int(step.sequences.size());
   if (warm > 0) step.segments.push_back({row, warm, from, true, index});
   if (count > warm) step.segments.push_back({row + warm, count - warm, from + warm, false, index});
   step.sequences.emplace_back();  // filled by `prepare`
   for (int position = from; position < to; ++position) {
-    step.tokens.push_back(sequence.tokens[position]);
+    step.tokens.push_back(draw >= 0 ? token_of_draw(draw) : sequence.tokens[size_t(position)]);
     step.positions.push_back(position);
   }
-  request->in_step = true;
-  parts.push_back({request, count, from < warm_end && to >= warm_end});
+  ++request->in_flight;
+  flight.parts.push_back({request, share, from < warm_end && to >= warm_end});
 }
 
 /// A layer whose scores a later one uses keeps its queries in a buffer of its own from now on.
@@ -214,10 +259,10 @@ void Scheduler::keep_source_queries(const HeadPlan& plan) {
 }
 
 /// A request whose results find no memory fails alone; the step itself is sound.
-void Scheduler::collect(const Step& step, Request& request) {
+void Scheduler::collect(Request& request) {
   std::exception_ptr failure;
   try {
-    request.collect(step, *machine_.backend, machine_.activations.logits);
+    request.collect(*machine_.backend, machine_.activations.logits);
   } catch (const std::bad_alloc&) {
     failure = std::make_exception_ptr(Error(Code::out_of_memory, "no memory for the logits; ask for fewer tokens at once"));
   }
@@ -227,33 +272,35 @@ void Scheduler::collect(const Step& step, Request& request) {
 }
 
 /// The sequences' tables go to the device: without the lock, since that may take its time; a sequence in a step is the scheduler's alone.
-void Scheduler::prepare(Step& step, const std::vector<Part>& parts, Failure& failure) {
-  for (size_t i = 0; i < parts.size(); ++i) {
-    failure.of = parts[i].request.get();
-    SequenceCache& cache = *parts[i].request->sequence->cache;
+void Scheduler::prepare(Flight& flight) {
+  for (size_t i = 0; i < flight.parts.size(); ++i) {
+    flight.failure.of = flight.parts[i].request.get();
+    SequenceCache& cache = *flight.parts[i].request->sequence->cache;
     cache.sync(*machine_.backend, machine_.pool);
     keep_source_queries(*cache.geometry().plan);
-    step.sequences[i] = cache.view();
+    flight.step.sequences[i] = cache.view();
   }
-  failure.of = nullptr;
+  flight.failure.of = nullptr;
 }
 
-Scheduler::Failure Scheduler::compute(Step& step, const std::vector<Part>& parts) {
-  Failure failure;
-  try {
-    prepare(step, parts, failure);
-    forward(*machine_.backend, machine_.loaded.weights, step, machine_.activations);
-    for (const auto& part : parts) {
+void Scheduler::enqueue(Flight& flight) {
+  flight.start = Clock::now();
+  flight.failure.error = failure_of([&] {
+    prepare(flight);
+    forward(*machine_.backend, machine_.loaded.weights, flight.step, machine_.activations);
+  });
+}
+
+void Scheduler::finish(Flight& flight) {
+  if (flight.failure.error) return;  // it never flew
+  flight.failure.error = failure_of([&] {
+    machine_.backend->finish(flight.step);
+    for (const auto& part : flight.parts) {
+      if (!part.request) continue;
       if (part.finds_membership) part.request->sequence->cache->adopt_tables(*machine_.backend);
-      collect(step, *part.request);
+      collect(*part.request);
     }
-  } catch (const std::bad_alloc&) {
-    failure.error =
-        std::make_exception_ptr(Error(Code::out_of_memory, "no memory left for a step; close models or sessions, or lower maxBatch"));
-  } catch (...) {
-    failure.error = std::current_exception();
-  }
-  return failure;
+  });
 }
 
 /// What a failed step wrote is unknown: the whole sequence is computed again when it is used next.
@@ -263,17 +310,19 @@ void Scheduler::drop(Request& request, std::exception_ptr error, Callbacks& call
   end(request, error, callbacks);
 }
 
-void Scheduler::commit(const Step& step, std::vector<Part>& parts, const Failure& failure, double milliseconds, Callbacks& callbacks) {
+void Scheduler::commit(Flight& flight, double milliseconds, Callbacks& callbacks) {
+  const Failure& failure = flight.failure;
   if (!failure.of) {
     ++stats_.steps;
-    stats_.rows += uint64_t(step.rows());
-    stats_.largest_batch = std::max(stats_.largest_batch, int(parts.size()));
+    stats_.rows += uint64_t(flight.step.rows());
+    stats_.largest_batch = std::max(stats_.largest_batch, int(flight.parts.size()));
     stats_.step_ms += milliseconds;
   }
-  for (auto& part : parts) {
+  for (auto& part : flight.parts) {
+    if (!part.request) continue;
     Request& request = *part.request;
     Sequence& sequence = *request.sequence;
-    request.in_step = false;
+    --request.in_flight;
     sequence.cache->settle();
     if (failure.error && (!failure.of || failure.of == &request)) {
       drop(request, failure.error, callbacks);
@@ -284,10 +333,11 @@ void Scheduler::commit(const Step& step, std::vector<Part>& parts, const Failure
       continue;
     }
     if (part.finds_membership) sequence.cache->adopt_pages();
-    sequence.cached += part.count;
+    sequence.cached += part.share.count;
     if (request.interrupt)
       end(request, request.interrupt, callbacks);
-    else if (request.commit(step, milliseconds, callbacks)) {
+    else if (request.commit(flight.step, part.share, milliseconds, callbacks)) {
+      leave(request);
       std::erase(active_, part.request);
       sequence.request.reset();
     }

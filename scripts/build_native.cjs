@@ -26,10 +26,6 @@ function buildAddon({ folder = path.join(root, 'build', 'Release'), tree = path.
     `-Daddon_folder=${folder}`,
     ...definitions,
   ];
-  // A tree that another version of CMake, another folder or another generator has made cannot be used again.
-  const cache = path.join(tree, 'CMakeCache.txt');
-  if (fs.existsSync(cache) && !fs.readFileSync(cache, 'utf8').includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${root.replace(/\\/g, '/')}\n`))
-    fs.rmSync(tree, { recursive: true });
   return buildTree(tree, all, jobs) ? undefined : 'the compiler or CMake failed, see above';
 }
 
@@ -40,16 +36,22 @@ function removeTree(tree) {
 
 module.exports = { buildAddon, removeTree };
 
-/** For every GPU since Ampere; the last one also as PTX, which serves what comes after it. CHAI_CUDA_ARCHITECTURES=none leaves them out. */
+/**
+ * Kernels for every GPU since Ampere in as few bytes as serve them all. Machine code runs on later GPUs of its generation (8.0 on 8.6, 8.7 and 8.9: CUDA
+ * C++ Programming Guide, "Binary Compatibility"); the kernels use nothing that those add. PTX serves what comes after 9.0, compiled by the driver once: of
+ * 9.0, since kernels for 8.0 do not start before the one ahead of them has ended. Machine code for 10.0 and 12.0 would take 0.9 MB each, more than the
+ * 5 MB of a platform hold. CHAI_CUDA_ARCHITECTURES names others, or `none`. Only x64 Linux has released kernels.
+ */
 function releaseKernels() {
-  const wanted = process.env.CHAI_CUDA_ARCHITECTURES ?? '80-real;86-real;89-real;90a-real;100-real;120';
-  return wanted === 'none' ? '-DWITH_CUDA=OFF' : `-DCHAI_CUDA_ARCHITECTURES=${wanted}`;
+  const wanted = process.env.CHAI_CUDA_ARCHITECTURES ?? '80-real;90a-real;90-virtual';
+  if (wanted === 'none' || process.env.CHAI_TOOLCHAIN || process.platform !== 'linux' || process.arch !== 'x64') return ['-DWITH_CUDA=OFF'];
+  return ['-DWITH_CUDA=ON', `-DCHAI_CUDA_ARCHITECTURES=${wanted}`]; // no nvcc is an error, not a release that lacks its kernels
 }
 
 if (require.main === module) {
   // prebuildify runs this in a folder of its own and says so by these variables.
   const release = process.env.PREBUILD_ARCH
-    ? { folder: path.resolve('build', 'Release'), tree: path.resolve('tree'), definitions: ['-DPORTABLE=ON', releaseKernels()] }
+    ? { folder: path.resolve('build', 'Release'), tree: path.resolve('tree'), definitions: ['-DPORTABLE=ON', ...releaseKernels()] }
     : {};
   const given = process.argv.slice(2).filter((argument) => argument.startsWith('-D'));
   const strict = process.env.CI ? ['-DWARNINGS_AS_ERRORS=ON'] : [];

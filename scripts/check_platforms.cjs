@@ -1,5 +1,6 @@
 // Runs the released binaries where this machine is not: on an older glibc, as 64-bit Arm code under qemu-user; and compiles the engine for Windows.
-// Needs a built dist/, apt-get, the npm registry. Out: `N passed, N failed`; exit code 1 naming what is wrong. What cannot be had is named as skipped.
+// Needs a built dist/, apt-get, the npm registry. In: --keep-prebuilds for the x64 binary that is there, else one is built without GPU kernels. Out:
+// `N passed, N failed`; exit code 1 naming what is wrong. What cannot be had is named as skipped.
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
@@ -13,7 +14,7 @@ const generate = ['dist/cli/main.js', 'generate', 'models/starter', 'Once upon a
 
 /** PREBUILDS_ONLY: node-gyp-build then leaves the clone's own build alone. */
 function run(command, args, options = {}) {
-  const env = { ...process.env, PREBUILDS_ONLY: '1' };
+  const env = { ...process.env, PREBUILDS_ONLY: '1', CHAI_CUDA_ARCHITECTURES: process.env.CHAI_CUDA_ARCHITECTURES ?? 'none' };
   return spawnSync(command, args, { cwd: root, encoding: 'utf8', env, timeout: 600_000, maxBuffer: 1 << 26, ...options });
 }
 
@@ -77,7 +78,7 @@ function windows() {
 }
 
 try {
-  run(process.execPath, ['scripts/prebuildify.cjs']);
+  if (!process.argv.includes('--keep-prebuilds')) run(process.execPath, ['scripts/prebuildify.cjs']);
   const own = run(process.execPath, generate);
   check('linux-x64 here', textOf(own)?.length > 0, `${own.stdout}${own.stderr}`);
   olderGlibc(textOf(own));

@@ -59,8 +59,19 @@ function cmakeJs() {
   }
 }
 
+/** CMake would refuse a tree that was made for another folder, or for the other generator of which cmake-js takes one. */
+function stale(tree) {
+  const file = path.resolve(root, tree, 'CMakeCache.txt');
+  if (!fs.existsSync(file)) return false;
+  const cache = fs.readFileSync(file, 'utf8');
+  const moved = !cache.includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${root.replace(/\\/g, '/')}\n`);
+  const ninja = cache.includes('CMAKE_GENERATOR:INTERNAL=Ninja\n');
+  return moved || (process.platform !== 'win32' && !process.env.CMAKE_GENERATOR && cmakeJs() !== undefined && ninja !== present('ninja'));
+}
+
 /** Configures and builds one CMake tree; returns whether it succeeded. `jobs`: compilers at once. */
 function buildTree(folder, definitions, jobs = os.availableParallelism()) {
+  if (stale(folder)) fs.rmSync(path.resolve(root, folder), { recursive: true });
   const driver = process.platform === 'win32' ? undefined : cmakeJs();
   if (driver) {
     // Two steps: its `compile` would configure only once and build twice on an error.

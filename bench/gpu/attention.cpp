@@ -2,6 +2,7 @@
 // ceiling, or TFLOP/s as executed and as dense attention would count them; the ratio to dense beside the ideal one, 2H / (k + H).
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "attention_case.h"
 #include "error.h"
@@ -9,16 +10,12 @@
 namespace chai::bench {
 namespace {
 
+/// LLaMA-7B's published counts: 18 layers of 32 scores, 14 of 4. Nine of 16 keep all heads.
+constexpr int published_layers = 16, published_dense = 9;
+
 std::string shape_name(const AttentionShape& s) {
   return std::to_string(s.heads) + "/" + std::to_string(s.key_value_heads) + "x" + std::to_string(s.head_dim) + "/" +
          std::to_string(s.batch) + "x" + std::to_string(s.context);
-}
-
-/// Layers until one pass reads several times the second cache level, so that no layer finds its pages there; fewer where memory is short.
-int layers_for(AttentionShape s, const cuda::DeviceFacts& device, double room) {
-  s.clusters = {s.heads};
-  const double one = page_bytes_of(s);
-  return std::max(1, std::min({32, int(std::ceil(4.0 * double(device.l2_bytes) / one)), int(room / one)}));
 }
 
 double free_room() {
@@ -27,105 +24,140 @@ double free_room() {
   return double(free_bytes) * 0.97 - 256e6;
 }
 
-/// One cell; a shape that does not fit is recorded with the bytes it would need.
-void measure(Results& results, const Options& options, const cuda::DeviceFacts& device, const std::string& cell,
-             const AttentionShape& shape, const std::string& dense_cell, const std::string& section) {
-  if (!results.wants(cell)) return;
-  Record record(cell);
-  record.number("heads", shape.heads).number("keyValueHeads", shape.key_value_heads).number("headDim", shape.head_dim);
-  record.number("batch", shape.batch).number("context", shape.context).number("clusters", shape.clusters[0]);
-  record.number("layers", double(shape.clusters.size()));
-  const double need = page_bytes_of(shape) + double(shape.batch) * shape.rows * shape.heads * shape.head_dim * 4.0;
-  if (need > free_room()) {
-    results.add(record.boolean("fits", false).number("bytesNeeded", need));
-    return;
-  }
-  const cuda::Stream stream = cuda::make_stream();
-  AttentionCase made(shape, device, stream);
-  cuda::Attention attention(made.config(), shape.batch * shape.rows, shape.batch, device);
-  const auto all_layers = [&] { made.enqueue(attention, false); };
-  made.enqueue(attention, true);
-  cuda::synchronize(stream);
-  const int rounds = options.tiny ? 3 : 21;
-  const Times times = shape.rows == 1 ? time_graph(stream, 3, rounds, all_layers) : time_eager(stream, 2, std::min(rounds, 9), all_layers);
-  const double layers = double(made.layers()), us = times.median / layers;
-  record.number("us", us).number("spread", (times.most - times.least) / times.median).number("rounds", times.count);
-  record.number("bytes", made.bytes() / layers).number("gbPerSecond", made.bytes() / times.median * 1e-3);
-  if (const double ceiling = Results::find(options, "ceilings", "read", "gbPerSecond"); ceiling > 0)
-    record.number("shareOfReadCeiling", made.bytes() / times.median * 1e-3 / ceiling);
-  if (shape.rows > 1) {
-    record.number("tflopExecuted", made.executed_flops() / times.median * 1e-6);
-    record.number("tflopDenseEquivalent", made.dense_flops() / times.median * 1e-6);
-  }
-  if (const double dense = Results::find(options, section, dense_cell, "us"); dense > 0 && dense_cell != cell) {
-    record.number("ratioToDense", dense / us);
-    record.number("idealRatio", made.dense_flops() / made.executed_flops());
-  }
-  results.add(record);
-  cuda::free_stream(stream);
-}
+double bytes_needed(const AttentionShape& s) { return page_bytes_of(s) + double(s.batch) * s.rows * s.heads * s.head_dim * 4.0; }
 
-struct Grid {
-  std::vector<std::pair<int, int>> shapes;  // batch, context
-  int heads, head_dim;
-  std::vector<int> clusters;
+struct Place {
+  Results& results;
+  const Options& options;
+  const cuda::DeviceFacts& device;
+  std::string section;
+
+  /// Layers whose pages together exceed the second cache level many times over, so that no layer finds its pages there.
+  int layers_for(AttentionShape shape) const {
+    shape.clusters = {shape.heads};
+    const double one = page_bytes_of(shape);
+    return std::max(1, std::min(layers_beyond_cache(one, device, options.tiny), int(free_room() / one)));
+  }
+
+  void add_ratio(Record& record, const std::string& cell, const std::string& dense_cell, double us, double ideal) const {
+    const double dense = dense_cell == cell ? 0 : Results::find(options, section, dense_cell, "us");
+    if (dense > 0 && us > 0)
+      record.number("ratioToDense", dense / us).number("idealRatio", ideal).number("shareOfIdeal", dense / us / ideal);
+  }
+
+  /// One cell; a shape that does not fit is recorded with the bytes it would need.
+  void measure(const std::string& cell, const AttentionShape& shape, const std::string& dense_cell) const {
+    measure_or_note(results, cell, [&] { measure_fitting(cell, shape, dense_cell); });
+  }
+
+  void measure_fitting(const std::string& cell, const AttentionShape& shape, const std::string& dense_cell) const {
+    if (!results.wants(cell)) return;
+    Record record(cell);
+    record.number("heads", shape.heads).number("keyValueHeads", shape.key_value_heads).number("headDim", shape.head_dim);
+    record.number("batch", shape.batch).number("context", shape.context).number("clusters", *std::ranges::min_element(shape.clusters));
+    record.number("layers", double(shape.clusters.size())).text("type", shape.bfloat16 ? "bfloat16" : "float16");
+    const double need = bytes_needed(shape);
+    if (need > free_room()) {
+      results.add(record.boolean("fits", false).number("bytesNeeded", need));
+      return;
+    }
+    const cuda::Stream stream = cuda::make_stream();
+    {
+      AttentionCase made(shape, device, stream);
+      cuda::Attention attention(made.config(), shape.batch * shape.rows, shape.batch, device, {.hopper_prefill = shape.sm90});
+      if (shape.sm90 && !attention.hopper_prefill())
+        throw Error(Code::device_unavailable, "--sm90: the kernels for Hopper are not for this device or shape");
+      made.plan(attention, false);
+      cuda::synchronize(stream);
+      const Times times = time_graph(stream, effort_of(options), [&] { made.enqueue(attention); });
+      const double layers = double(made.layers()), us = times.median / layers;
+      add_times(record, times, layers).number("bytes", made.bytes() / layers);
+      record.number("gbPerSecond", made.bytes() / times.median * 1e-3);
+      if (const double ceiling = Results::find(options, "ceilings", "read", "gbPerSecond"); ceiling > 0 && shape.rows == 1)
+        record.number("shareOfReadCeiling", made.bytes() / times.median * 1e-3 / ceiling);
+      record.number("tflopExecuted", made.executed_flops() / times.median * 1e-6);
+      record.number("tflopDenseEquivalent", made.dense_flops() / times.median * 1e-6);
+      add_ratio(record, cell, dense_cell, us, made.dense_flops() / made.executed_flops());
+      if (shape.rows == 1)  // once a step, for all layers
+        record.number("planUs", time_graph(stream, effort_of(options), [&] { made.plan(attention, true); }).median);
+      results.add(record);
+    }
+    cuda::free_stream(stream);
+  }
+
+  /// Nine dense layers and seven of 4 clusters in turn; where so many do not fit, what their separate times make.
+  void measure_published(const std::string& name, AttentionShape shape, int few) const {
+    shape.clusters.clear();
+    for (int i = 0; i < published_layers; ++i) shape.clusters.push_back(i < published_dense ? shape.heads : few);
+    const std::string cell = name + "/published", dense = name + "/" + std::to_string(shape.heads);
+    if (bytes_needed(shape) <= free_room()) return measure(cell, shape, dense);
+    const double dense_us = Results::find(options, section, dense, "us");
+    const double few_us = Results::find(options, section, name + "/" + std::to_string(few), "us");
+    if (!results.wants(cell) || dense_us <= 0 || few_us <= 0) return;
+    Record record(cell);
+    record.number("batch", shape.batch).number("context", shape.context).boolean("derived", true);
+    record.number("fitsBytesNeeded", bytes_needed(shape));
+    const double us = (published_dense * dense_us + (published_layers - published_dense) * few_us) / published_layers;
+    record.number("us", us).number("spread", Results::find(options, section, dense, "spread"));
+    const double kept = published_dense * shape.heads + (published_layers - published_dense) * few;
+    add_ratio(record, cell, dense, us, 2.0 * published_layers * shape.heads / (kept + published_layers * shape.heads));
+    results.add(record);
+  }
+
+  void measure_shape(AttentionShape shape, const std::vector<int>& clusters, const std::string& prefix) const {
+    const std::string name = prefix + shape_name(shape), dense = name + "/" + std::to_string(shape.heads);
+    const int layers = layers_for(shape);
+    for (const int kept : clusters) {
+      shape.clusters.assign(size_t(layers), kept);
+      measure(name + "/" + std::to_string(kept), shape, dense);
+    }
+    if (std::ranges::count(clusters, std::min(4, clusters[1]))) measure_published(name, shape, std::min(4, clusters[1]));
+    // Grouped queries: four heads a key and value head, and clusters among them.
+    shape.key_value_heads = std::max(1, shape.heads / 4);
+    shape.clusters.assign(size_t(layers_for(shape)), shape.heads);
+    const std::string grouped = prefix + shape_name(shape) + "/" + std::to_string(shape.heads);
+    measure(grouped, shape, grouped);
+  }
 };
 
 }  // namespace
 
 void measure_decode(const Options& options, const cuda::DeviceFacts& device) {
   Results results(options, "decode");
-  // In order of value: the cells that have a bar come first.
-  const Grid grid = options.tiny ? Grid{{{1, 130}, {2, 70}}, 8, 64, {8, 1, 3}}
-                                 : Grid{{{64, 2048},
-                                         {8, 8192},
-                                         {1, 32768},
-                                         {1, 2048},
-                                         {8, 2048},
-                                         {32, 2048},
-                                         {1, 8192},
-                                         {32, 8192},
-                                         {64, 8192},
-                                         {8, 32768},
-                                         {32, 32768},
-                                         {64, 32768}},
-                                        32,
-                                        128,
-                                        {32, 4, 8, 16, 1}};
-  for (const auto& [batch, context] : grid.shapes) {
-    AttentionShape shape;
-    shape.heads = shape.key_value_heads = grid.heads, shape.head_dim = grid.head_dim, shape.batch = batch, shape.context = context;
-    const int layers = layers_for(shape, device, free_room());
-    const std::string name = "decode/" + shape_name(shape), dense = name + "/" + std::to_string(grid.heads);
-    for (const int clusters : grid.clusters) {
-      shape.clusters.assign(size_t(layers), clusters);
-      measure(results, options, device, name + "/" + std::to_string(clusters), shape, dense, "decode");
-    }
-    // The published counts, 18 dense layers and 14 of 4 clusters, in the same proportion.
-    shape.clusters.clear();
-    for (int i = 0; i < 16; ++i) shape.clusters.push_back(i < 9 ? grid.heads : std::min(4, grid.heads));
-    measure(results, options, device, name + "/published", shape, dense, "decode");
-    shape.key_value_heads = grid.heads / 4;  // grouped queries
-    shape.clusters.assign(size_t(layers_for(shape, device, free_room())), grid.heads);
-    const std::string grouped = "decode/" + shape_name(shape) + "/grouped";
-    measure(results, options, device, grouped, shape, grouped, "decode");
+  const Place place{results, options, device, "decode"};
+  AttentionShape shape;
+  std::vector<std::pair<int, int>> sizes = {{64, 2048}, {8, 8192},  {1, 32768}, {1, 2048},  {8, 2048},   {32, 2048},
+                                            {1, 8192},  {32, 8192}, {64, 8192}, {8, 32768}, {32, 32768}, {64, 32768}};
+  std::vector<int> clusters = {32, 4, 8, 16, 1};
+  shape.heads = shape.key_value_heads = 32, shape.head_dim = 128;
+  if (options.tiny) {
+    shape.heads = shape.key_value_heads = 8, shape.head_dim = 64;
+    sizes = {{1, 130}, {2, 70}}, clusters = {8, 3, 1};
+  }
+  // In order of value: the cells that have a bar come first, and of each size the ratio before the rest.
+  for (const auto& [batch, context] : sizes) {
+    shape.batch = batch, shape.context = context;
+    place.measure_shape(shape, clusters, "decode/");
   }
 }
 
 void measure_prefill(const Options& options, const cuda::DeviceFacts& device) {
   Results results(options, "prefill");
-  const Grid grid =
-      options.tiny ? Grid{{{1, 70}}, 4, 64, {4, 1}} : Grid{{{1, 2048}, {1, 8192}, {1, 32768}, {8, 2048}}, 32, 128, {32, 4, 8, 16, 1}};
-  for (const auto& [batch, context] : grid.shapes) {
-    AttentionShape shape;
-    shape.heads = shape.key_value_heads = grid.heads, shape.head_dim = grid.head_dim, shape.batch = batch, shape.context = context;
-    shape.rows = context;
-    shape.bfloat16 = true;
-    const std::string name = "prefill/" + shape_name(shape), dense = name + "/" + std::to_string(grid.heads);
-    for (const int clusters : grid.clusters) {
-      shape.clusters.assign(context > 10000 ? 1 : 4, clusters);
-      measure(results, options, device, name + "/" + std::to_string(clusters), shape, dense, "prefill");
-    }
+  cuda::DeviceFacts facts = device;
+  if (options.tiny && options.sm90)
+    facts.capability = 90, facts.shared_bytes = 227 * 1024;  // the host shim can have the kernels for Hopper too
+  const Place place{results, options, facts, "prefill"};
+  AttentionShape shape;
+  shape.heads = shape.key_value_heads = 32, shape.head_dim = 128, shape.bfloat16 = true, shape.sm90 = options.sm90;
+  std::vector<std::pair<int, int>> sizes = {{1, 8192}, {1, 2048}, {1, 32768}, {8, 2048}};
+  std::vector<int> clusters = {32, 4, 8, 16, 1};
+  if (options.tiny) {
+    shape.heads = shape.key_value_heads = 4, shape.head_dim = 64;
+    sizes = {{1, 70}}, clusters = {4, 1};
+  }
+  for (const auto& [batch, context] : sizes) {
+    shape.batch = batch, shape.context = shape.rows = context;
+    place.measure_shape(shape, clusters, options.sm90 ? "prefill-sm90/" : "prefill/");
   }
 }
 

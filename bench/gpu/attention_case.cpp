@@ -16,7 +16,9 @@ Config config_of(const AttentionShape& s) {
   Config config;
   config.layers = int(s.clusters.size()), config.heads = s.heads, config.key_value_heads = s.key_value_heads, config.head_dim = s.head_dim;
   config.hidden = config.embedding = s.heads * s.head_dim, config.context = s.context, config.vocabulary = 32000;
+  config.intermediate = config.hidden * 43 / 16;  // 11008 beside 4096
   config.attention_scale = 1 / std::sqrt(float(s.head_dim));
+  for (int i = 0; i < s.head_dim / 2; ++i) config.rotary_frequencies.push_back(float(std::pow(10000.0, -2.0 * i / s.head_dim)));
   return config;
 }
 
@@ -55,7 +57,9 @@ Membership uneven_clusters(int heads, int clusters, unsigned seed) {
 
 AttentionCase::AttentionCase(const AttentionShape& shape, const cuda::DeviceFacts& device, cuda::Stream stream)
     : shape_(shape), config_(config_of(shape)), plan_(std::make_shared<HeadPlan>()) {
-  plan_->method = Method::explicit_map;
+  // A plan that shares nothing is dense to the kernels too: they then take another path through prefill.
+  const bool dense = std::ranges::all_of(shape.clusters, [&](int clusters) { return clusters == shape.heads; });
+  plan_->method = dense ? Method::dense : Method::explicit_map;
   for (int layer = 0; layer < layers(); ++layer) {
     const int clusters = shape.clusters[size_t(layer)];
     PlanLayer made;
@@ -127,8 +131,20 @@ void AttentionCase::fill_pages(cuda::Stream stream) {
   held_.push_back(std::move(pool));
 }
 
-void AttentionCase::enqueue(cuda::Attention& attention, bool with_plan) {
-  if (with_plan) attention.begin(launch_);
+void AttentionCase::use_rotary(const float* cosines, const float* sines) {
+  for (const Segment& segment : step_.segments) step_.logit_rows.push_back(segment.row + segment.count - 1);
+  launch_.logit_rows = int(step_.logit_rows.size());
+  arena_->fill(step_, cosines, sines, launch_.stream);
+  cuda::synchronize(launch_.stream);
+}
+
+void AttentionCase::plan(cuda::Attention& attention, bool recording) {
+  launch_.host = recording ? nullptr : &step_;
+  attention.begin(launch_);
+  launch_.host = &step_;
+}
+
+void AttentionCase::enqueue(cuda::Attention& attention) {
   for (int layer = 0; layer < layers(); ++layer) attention.attend(launch_, layer, query_pointers_.get(), mixed_.get());
 }
 

@@ -15,6 +15,7 @@ struct AttentionShape {
   int rows = 1;                   // query rows a sequence: 1 = decode, `context` = prefill
   std::vector<int> clusters;      // [layers] score slots; heads = dense
   bool bfloat16 = false;
+  bool sm90 = false;  // prefill by the kernels made for Hopper
 };
 
 /// Bytes of the pages of all layers.
@@ -27,8 +28,13 @@ class AttentionCase {
  public:
   AttentionCase(const AttentionShape& shape, const cuda::DeviceFacts& device, cuda::Stream stream);
 
+  /// What a step does once, before its layers. `recording`: into a graph, which no host content may reach (decode only).
+  void plan(cuda::Attention& attention, bool recording);
   /// All layers once, as a decode step or a prefill would.
-  void enqueue(cuda::Attention& attention, bool with_plan);
+  void enqueue(cuda::Attention& attention);
+  /// Fills the step's records again with the places of these rotary tables, and asks for the logits of every sequence's last row.
+  void use_rotary(const float* cosines, const float* sines);
+  const cuda::StepLaunch& launch() const { return launch_; }
   const Config& config() const { return config_; }
   int layers() const { return int(shape_.clusters.size()); }
   /// K and V bytes that one pass over all layers must read.

@@ -1,8 +1,9 @@
 """PyTorch beside the kernels of cuda/, on the same shapes and the same device. Out: OUT/baselines.jsonl, one cell a line; cells that are there are
 not measured again. Sections: matmul (the ceiling of bf16 products), decode and prefill (scaled_dot_product_attention: flash, cuDNN, efficient),
-model (transformers in the LLaMA-7B shape with random weights: eager, sdpa, torch.compile).
+eager, sdpa, compile (transformers in the LLaMA-7B shape with random weights). Exit: 0 done, 1 failed, 3 out of time (run it again to go on),
+4 refused because the device was slowed down, 77 nothing to run with.
 
-    python bench/gpu/baselines.py [--out DIR] [--sections matmul,decode,prefill,model] [--seconds 420] [--tiny] [--cpu]
+    python bench/gpu/baselines.py [--out DIR] [--sections matmul,decode,...] [--seconds 420] [--tiny] [--cpu]
 """
 
 import argparse
@@ -14,12 +15,22 @@ import subprocess
 import sys
 import time
 
-import torch
-import torch.nn.functional as functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
+try:
+    import torch
+    import torch.nn.functional as functional
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError as missing:
+    print(f"baselines left out: PyTorch is not installed here ({missing})")
+    sys.exit(77)
+
+SLOWED = 0x8 | 0x20 | 0x40 | 0x80  # NVML: HwSlowdown, SwThermal, HwThermal, HwPowerBrake
 
 
 class OutOfTime(Exception):
+    pass
+
+
+class Throttled(Exception):
     pass
 
 
@@ -29,11 +40,15 @@ class Results:
         self.path = os.path.join(folder, "baselines.jsonl")
         self.until = time.monotonic() + seconds
         self.known = set()
+        self.torn = False
         if os.path.exists(self.path):
-            for line in open(self.path):
+            with open(self.path) as file:
+                text = file.read()
+            self.torn = bool(text) and not text.endswith("\n")
+            for line in text.splitlines():
                 try:
                     self.known.add(json.loads(line)["cell"])
-                except ValueError:
+                except (ValueError, KeyError):
                     pass  # a line cut off
 
     def wants(self, cell):
@@ -44,9 +59,17 @@ class Results:
         return True
 
     def add(self, cell, **fields):
+        said = smi()
+        if said is None:
+            fields["unwatched"] = True
+        elif int(said["reasons"], 16) & SLOWED:
+            raise Throttled(f"{cell}: {said}")
+        else:
+            fields["smi"] = said
         line = json.dumps({"cell": cell, **fields}, separators=(",", ":"))
         with open(self.path, "a") as file:
-            file.write(line + "\n")
+            file.write(("\n" if self.torn else "") + line + "\n")
+        self.torn = False
         self.known.add(cell)
         print(line, flush=True)
 
@@ -56,24 +79,35 @@ class Device:
         self.name = "cpu" if use_cpu else "cuda"
         self.cuda = not use_cpu
 
-    def times(self, run, rounds=21, warm=3):
-        """Microseconds of each round, by events on a GPU."""
-        for _ in range(warm):
+    def times(self, run, rounds=21, warm_seconds=0.15):
+        """Microseconds of each round, by events on a GPU. Rounds are enqueued in batches, so that the host's part of a call does not count."""
+        started, warm = time.monotonic(), 0
+        while warm < 2 or (self.cuda and time.monotonic() - started < warm_seconds):
+            before = time.monotonic()
             run()
+            self.wait()
+            one, warm = time.monotonic() - before, warm + 1
         out = []
-        for _ in range(rounds):
-            if self.cuda:
-                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                start.record()
-                run()
-                end.record()
-                end.synchronize()
-                out.append(start.elapsed_time(end) * 1e3)
-            else:
+        batch = 1 if one > 0.05 else 8
+        while len(out) < rounds:
+            if not self.cuda:
                 start = time.perf_counter()
                 run()
                 out.append((time.perf_counter() - start) * 1e6)
+                continue
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(batch + 1)]
+            for event in events[:-1]:
+                event.record()
+                run()
+            events[-1].record()
+            events[-1].synchronize()
+            # The first of a batch met an idle device.
+            out += [a.elapsed_time(b) * 1e3 for a, b in zip(events, events[1:])][0 if batch == 1 else 1 :]
         return out
+
+    def wait(self):
+        if self.cuda:
+            torch.cuda.synchronize()
 
     def graphed(self, run):
         """`run` as a CUDA graph, so that launches cost what they cost in a recorded step; itself where that fails."""
@@ -92,11 +126,11 @@ class Device:
         except RuntimeError:
             return run, False
 
-    def free(self):
-        return torch.cuda.mem_get_info()[0] if self.cuda else 4 << 30
-
-    def l2(self):
-        return torch.cuda.get_device_properties(0).L2_cache_size if self.cuda else 1 << 20
+    def room(self):
+        if not self.cuda:
+            return 4 << 30
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0] * 0.95
 
 
 def summary(values):
@@ -107,18 +141,23 @@ def summary(values):
 
 
 def smi():
-    try:
-        fields = "name,driver_version,clocks.sm,power.draw,temperature.gpu,memory.used,clocks_event_reasons.active"
-        return subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    for reasons in ("clocks_event_reasons.active", "clocks_throttle_reasons.active"):
+        fields = "clocks.sm,power.draw,temperature.gpu,memory.used," + reasons
+        try:
+            said = subprocess.run(
+                ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"], capture_output=True, text=True, check=True
+            ).stdout
+            clock, watts, celsius, used, bits = (value.strip() for value in said.splitlines()[0].split(","))
+            int(bits, 16)
+            return {"clockMHz": clock, "watts": watts, "celsius": celsius, "usedMiB": used, "reasons": bits}
+        except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
+            pass
+    return None
 
 
 def measure_matmul(results, device, tiny):
     size = 128 if tiny else 8192
-    cell = f"matmul/bf16/{size}"
+    cell = f"baseline/matmul/bf16/{size}"
     if not results.wants(cell):
         return
     a, b = (torch.randn(size, size, device=device.name, dtype=torch.bfloat16) for _ in range(2))
@@ -134,50 +173,57 @@ BACKENDS = {
 }
 
 
-def attention_cell(results, device, cell, backend, batch, heads, context, rows, dim, dtype, layers):
+def attention_cell(results, device, cell, backend, shape, layers):
     """One shape with one backend, over `layers` separate caches in turn, so that none is found in the second cache level."""
     if not results.wants(cell):
         return
-    need = layers * 2 * batch * heads * context * dim * 2 + 4 * batch * heads * rows * dim * 2
-    if need > device.free() * 0.95:
+    batch, heads, kept, context, rows, dim, dtype = shape
+    size = 2 * batch * kept * context * dim * 2
+    need = layers * size + 2 * batch * heads * rows * dim * 2
+    if need > device.room():
         results.add(cell, fits=False, bytesNeeded=need)
         return
+
+    def make(count, length):
+        return torch.randn(batch, count, length, dim, device=device.name, dtype=dtype)
+
     try:
-        make = lambda length: torch.randn(batch, heads, length, dim, device=device.name, dtype=dtype)
-        query = make(rows)
-        caches = [(make(context), make(context)) for _ in range(layers)]
+        query = make(heads, rows)
+        caches = [(make(kept, context), make(kept, context)) for _ in range(layers)]
+        options = {"enable_gqa": True} if kept != heads else {}
 
         def run():
             with sdpa_kernel(BACKENDS[backend]):
                 for key, value in caches:
-                    functional.scaled_dot_product_attention(query, key, value, is_causal=rows > 1)
+                    functional.scaled_dot_product_attention(query, key, value, is_causal=rows > 1, **options)
 
         run()
         timed, graphed = device.graphed(run)
-        found = summary(device.times(timed, rounds=21 if rows == 1 else 9))
+        found = summary(device.times(timed, rounds=21 if rows == 1 else 11))
     except RuntimeError as error:  # a backend that does not take this shape is a result too
         results.add(cell, error=str(error).splitlines()[0][:200])
         return
     us = found["us"] / layers
     found["us"] = us
-    size = 2 * batch * heads * context * dim * 2
     flops = 4 * batch * heads * dim * (context if rows == 1 else rows * (rows + 1) / 2)
     results.add(cell, **found, layers=layers, graph=graphed, bytes=size, gbPerSecond=size / us * 1e-3, tflop=flops / us * 1e-6)
 
 
 def measure_attention(results, device, tiny, prefill):
     if prefill:
-        shapes = [(1, 64)] if tiny else [(1, 2048), (1, 8192), (1, 32768), (8, 2048)]
+        shapes = [(1, 64)] if tiny else [(1, 8192), (1, 2048), (1, 32768), (8, 2048)]
     else:
-        shapes = [(2, 64)] if tiny else [(64, 2048), (8, 8192), (1, 32768), (1, 2048), (8, 2048), (32, 2048), (1, 8192), (32, 8192)]
+        sizes = [(64, 2048), (8, 8192), (1, 32768), (1, 2048), (8, 2048), (32, 2048), (1, 8192), (32, 8192), (64, 8192)]
+        shapes = [(2, 64)] if tiny else [*sizes, (8, 32768), (32, 32768), (64, 32768)]
     heads, dim = (4, 32) if tiny else (32, 128)
     dtype = torch.bfloat16 if prefill else torch.float16
     for batch, context in shapes:
-        one = 2 * batch * heads * context * dim * 2
-        layers = 1 if prefill else max(1, min(32, math.ceil(4 * device.l2() / one)))
-        for backend in ["math"] if not device.cuda else ["flash", "cudnn", "efficient"]:
-            cell = f"{'prefill' if prefill else 'decode'}/{heads}/{heads}x{dim}/{batch}x{context}/{backend}"
-            attention_cell(results, device, cell, backend, batch, heads, context, context if prefill else 1, dim, dtype, layers)
+        for kept in [heads, heads // 4]:
+            size = 2 * batch * kept * context * dim * 2
+            layers = 2 if tiny else max(1, min(32, math.ceil(2e9 / size)))  # as chai_bench does
+            for backend in ["math"] if not device.cuda else ["flash", "cudnn", "efficient"]:
+                cell = f"baseline/{'prefill' if prefill else 'decode'}/{heads}/{kept}x{dim}/{batch}x{context}/{backend}"
+                attention_cell(results, device, cell, backend, (batch, heads, kept, context, context if prefill else 1, dim, dtype), layers)
 
 
 def llama(tiny, attention, device, dtype):
@@ -199,87 +245,109 @@ def llama(tiny, attention, device, dtype):
     return model.eval(), shape["vocab_size"]
 
 
-def time_model(results, device, name, model, vocabulary, tiny, compiled):
+def first_cell(results, device, cell, model, vocabulary, tokens):
+    """Time to first token: the prompt's step with an empty cache, up to the last row's logits."""
+    ids = torch.randint(vocabulary, (1, tokens), device=device.name)
+    found = summary(device.times(lambda: model(ids, use_cache=True, logits_to_keep=1), rounds=5, warm_seconds=0))
+    results.add(cell, **found, tokens=tokens)
+
+
+def step_cell(results, device, cell, model, forward, vocabulary, batch, context, static, tiny):
+    """Time per token: steps of one row a sequence around `context` tokens of cache, the next token chosen greedily on the device."""
+    from transformers import DynamicCache, StaticCache
+
+    steps, warm = (4, 2) if tiny else (24, 6)
+    base = max(8, context - steps // 2)
+    cache = StaticCache(config=model.config, max_cache_len=base + steps + warm + 8) if static else DynamicCache(config=model.config)
+    piece = max(128, 8192 // batch)  # for eager attention's memory
+    for start in range(0, base, piece):
+        ids = torch.randint(vocabulary, (batch, min(piece, base - start)), device=device.name)
+        model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    token = torch.randint(vocabulary, (batch, 1), device=device.name)
+    values = []
+    for step in range(warm + steps):
+        device.wait()
+        start = time.perf_counter()
+        logits = forward(token, past_key_values=cache, use_cache=True).logits
+        token = logits[:, -1:].argmax(-1).clone()
+        device.wait()  # a caller has the token now
+        if step >= warm:
+            values.append((time.perf_counter() - start) * 1e6)
+    found = summary(values)
+    results.add(cell, **found, batch=batch, context=context, tokensPerSecond=batch * 1e6 / found["us"])
+
+
+def measure_model(results, device, tiny, name):
     prompts = [16] if tiny else [2048, 256, 8192, 32768]
-    for tokens in prompts:
-        cell = f"model/{name}/first/{tokens}"
+    shapes = [(2, 16)] if tiny else [(1, 2048), (1, 16), (8, 2048), (64, 2048), (8, 8192), (1, 8192), (32, 2048)]
+    if name == "compile":  # every shape is compiled anew
+        prompts, shapes = [], shapes[:3]
+    firsts = [(f"baseline/first/{name}/{tokens}", tokens) for tokens in prompts]
+    steps = [(f"baseline/step/{name}/{batch}x{context}", batch, context) for batch, context in shapes]
+    if not any(results.wants(cell) for cell, *_ in firsts + steps):
+        return
+    try:
+        import transformers  # noqa: F401
+    except ImportError as missing:
+        print(f"{name} left out: transformers is not installed here ({missing})")
+        return
+    model, vocabulary = llama(tiny, "eager" if name == "eager" else "sdpa", device, torch.float16 if device.cuda else torch.float32)
+    # The model itself stays as it is: only steps run compiled.
+    forward = torch.compile(model.forward, mode="reduce-overhead") if name == "compile" else model
+
+    def try_cell(cell, measure):
         if not results.wants(cell):
-            continue
-        ids = torch.randint(vocabulary, (1, tokens), device=device.name)
+            return
         try:
-            results.add(cell, **summary(device.times(lambda: model(ids, use_cache=True, logits_to_keep=1), rounds=5, warm=2)))
+            measure()
+        except (OutOfTime, Throttled):
+            raise
         except torch.OutOfMemoryError:
             results.add(cell, fits=False)
-            torch.cuda.empty_cache()
-    for batch, context in [(2, 16)] if tiny else [(1, 2048), (1, 16), (8, 2048), (8, 8192), (64, 2048)]:
-        cell = f"model/{name}/decode/{batch}x{context}"
-        if not results.wants(cell):
-            continue
-        try:
-            from transformers import DynamicCache, StaticCache
-
-            steps = 4 if tiny else 24
-            cache = StaticCache(config=model.config, max_cache_len=context + steps + 8) if compiled else DynamicCache()
-            for start in range(0, context, 2048):  # in pieces, for eager attention's memory
-                piece = torch.randint(vocabulary, (batch, min(2048, context - start)), device=device.name)
-                position = torch.arange(start, start + piece.shape[1], device=device.name)
-                model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1, cache_position=position)
-            token = torch.randint(vocabulary, (batch, 1), device=device.name)
-            place = [context]
-
-            def step():
-                position = torch.tensor([place[0]], device=device.name)
-                model(token, past_key_values=cache, use_cache=True, cache_position=position)
-                place[0] += 1
-
-            found = summary(device.times(step, rounds=steps - 4 if steps > 4 else 2, warm=2))
-            results.add(cell, **found, tokensPerSecond=batch * 1e6 / found["us"])
-        except torch.OutOfMemoryError:
-            results.add(cell, fits=False)
-            torch.cuda.empty_cache()
-
-
-def measure_model(results, device, tiny):
-    dtype = torch.float16 if device.cuda else torch.float32
-    for attention in ["eager", "sdpa"]:
-        model, vocabulary = llama(tiny, attention, device, dtype)
-        time_model(results, device, attention, model, vocabulary, tiny, False)
-        if attention == "sdpa" and device.cuda:
-            model.forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=False)
-            time_model(results, device, "compile", model, vocabulary, tiny, True)
-        del model
+        except Exception as error:  # another version of the library is no reason to lose the rest
+            results.add(cell, error=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
         if device.cuda:
             torch.cuda.empty_cache()
+
+    for (step, batch, context), first in zip(steps, firsts + [None] * len(steps)):  # in turns: both kinds before time is up
+        try_cell(step, lambda: step_cell(results, device, step, model, forward, vocabulary, batch, context, name == "compile", tiny))
+        if first:
+            try_cell(first[0], lambda: first_cell(results, device, first[0], model, vocabulary, first[1]))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="build_gpu/results")
-    parser.add_argument("--sections", default="matmul,decode,prefill,model")
+    parser.add_argument("--sections", default="matmul,decode,prefill,eager,sdpa,compile")
     parser.add_argument("--seconds", type=float, default=420)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
+    known = {
+        "matmul": measure_matmul,
+        "decode": lambda *place: measure_attention(*place, False),
+        "prefill": lambda *place: measure_attention(*place, True),
+        **{name: lambda *place, name=name: measure_model(*place, name) for name in ("eager", "sdpa", "compile")},
+    }
+    sections = options.sections.split(",")
+    if unknown := set(sections) - set(known):
+        parser.error(f"unknown sections: {', '.join(sorted(unknown))}")
     if not options.cpu and not torch.cuda.is_available():
-        sys.exit("no CUDA device for PyTorch; --cpu tries the script itself")
+        print("baselines left out: PyTorch finds no CUDA device (--cpu tries the script itself)")
+        sys.exit(77)
     device = Device(options.cpu)
     results = Results(options.out, options.seconds)
-    if smi_line := smi():
-        results.add(f"facts/{int(time.time())}", torch=torch.__version__, smi=smi_line)
     try:
-        with torch.inference_mode():
-            for section in options.sections.split(","):
-                if section == "matmul":
-                    measure_matmul(results, device, options.tiny)
-                elif section in ("decode", "prefill"):
-                    measure_attention(results, device, options.tiny, section == "prefill")
-                elif section == "model":
-                    measure_model(results, device, options.tiny)
-                else:
-                    sys.exit(f"unknown section {section}")
+        results.add(f"baseline/facts/{int(time.time())}", torch=torch.__version__, python=sys.version.split()[0])
+        with torch.no_grad():
+            for section in sections:
+                known[section](results, device, options.tiny)
     except OutOfTime:
         print("out of time: run it again to go on", file=sys.stderr)
         sys.exit(3)
+    except Throttled as slowed:
+        print(f"refused: the device is slowed down by heat or by the board ({slowed}); let it cool and run it again", file=sys.stderr)
+        sys.exit(4)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// Records, files of results, times and nvidia-smi; see bench.h.
+// Records, files of results and times; see bench.h.
 #include "bench.h"
 
 #include <algorithm>
@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+#include <map>
+
+#include "error.h"
 
 namespace chai::bench {
 namespace {
@@ -25,13 +27,21 @@ std::string quoted(const std::string& text) {
 std::string shown(double value) {
   if (!std::isfinite(value)) return "null";
   char buffer[40];
-  std::snprintf(buffer, sizeof buffer, "%.6g", value);
+  std::snprintf(buffer, sizeof buffer, "%.7g", value);
   return buffer;
 }
 
 std::string path_of(const Options& options, const std::string& section) { return options.out + "/" + section + ".jsonl"; }
 
-/// Value of `"name":` in a line of our own making, as text; empty when it is not there.
+bool ends_in_newline(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file || file.tellg() == std::streampos(0)) return true;
+  file.seekg(-1, std::ios::end);
+  return file.get() == '\n';
+}
+
+}  // namespace
+
 std::string field_of(const std::string& line, const std::string& name) {
   const std::string key = "\"" + name + "\":";
   const size_t at = line.find(key);
@@ -51,19 +61,6 @@ std::vector<std::string> lines_of(const std::string& path) {
   return lines;
 }
 
-std::string output_of(const std::string& command) {
-  std::string out;
-  if (FILE* pipe = popen(command.c_str(), "r")) {
-    char buffer[512];
-    while (std::fgets(buffer, sizeof buffer, pipe)) out += buffer;
-    if (pclose(pipe) != 0) return "";
-  }
-  while (!out.empty() && out.back() == '\n') out.pop_back();
-  return out;
-}
-
-}  // namespace
-
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Record& Record::raw(const std::string& name, const std::string& json) {
@@ -82,90 +79,138 @@ std::string Record::json() const {
 }
 
 Results::Results(const Options& options, const std::string& section)
-    : options_(options), path_(path_of(options, section)), started_(now()) {
+    : options_(options), path_(path_of(options, section)), begun_path_(options.out + "/" + section + ".begun"), started_(now()) {
   std::filesystem::create_directories(options.out);
-  if (options.again) std::filesystem::remove(path_);
+  if (options.again && options.only.empty()) std::filesystem::remove(path_);
+  if (options.again) {
+    std::filesystem::remove(begun_path_);
+    return;
+  }
   for (const std::string& line : lines_of(path_)) known_.insert(field_of(line, "cell"));
+  std::map<std::string, int> begun;
+  std::ifstream file(begun_path_);
+  for (std::string cell; std::getline(file, cell);) ++begun[cell];
+  for (const auto& [cell, times] : begun)
+    if (times > 1 && !known_.count(cell)) add(Record(cell).text("error", "its measuring was broken off twice"));
 }
 
-bool Results::wants(const std::string& cell) const {
-  if (known_.count(cell)) return false;
+bool Results::is_open(const std::string& cell) const {
+  if (known_.count(cell) || cell.find(options_.only) == std::string::npos) return false;
   if (now() - started_ > options_.seconds) throw OutOfTime{};
   return true;
 }
 
-void Results::add(const Record& record) {
+bool Results::wants(const std::string& cell) {
+  if (!is_open(cell)) return false;
+  if (begun_.insert(cell).second) std::ofstream(begun_path_, std::ios::app) << cell << "\n";
+  if (options_.monitor) options_.monitor->start();
+  return true;
+}
+
+bool Results::wants_any(const std::vector<std::string>& cells) const {
+  return std::ranges::any_of(cells, [&](const std::string& cell) { return is_open(cell); });
+}
+
+void Results::add(Record record) {
+  std::error_code ignored;
+  std::filesystem::remove(begun_path_, ignored);
+  begun_.clear();
+  if (options_.monitor && options_.monitor->watching()) {
+    const Monitor::Seen seen = options_.monitor->seen();
+    SmiFacts all = seen.latest;
+    all.throttle = seen.throttle;
+    if (all.throttled()) throw Throttled{record.cell() + ": " + all.csv};
+    Record smi("smi");
+    smi.number("leastClockMHz", seen.least_clock).number("mostClockMHz", seen.most_clock).number("mostWatts", seen.most_watts);
+    smi.number("mostCelsius", seen.most_celsius).number("usedMiB", seen.latest.used_mib).boolean("powerCapped", seen.throttle & 0x4u);
+    record.raw("smi", smi.json());
+  } else if (options_.monitor) {
+    record.boolean("unwatched", true);  // no nvidia-smi: nobody knows whether the device was slowed down
+  }
   const std::string line = record.json();
-  std::ofstream(path_, std::ios::app) << line << "\n";
+  const bool torn = !ends_in_newline(path_);  // by a kill
+  std::ofstream(path_, std::ios::app) << (torn ? "\n" : "") << line << "\n";
   known_.insert(record.cell());
   std::printf("%s\n", line.c_str());
   std::fflush(stdout);
 }
 
 double Results::find(const Options& options, const std::string& section, const std::string& cell, const std::string& field) {
+  double found = 0;  // the last one counts: it was measured again
   for (const std::string& line : lines_of(path_of(options, section)))
-    if (field_of(line, "cell") == cell) return std::atof(field_of(line, field).c_str());
-  return 0;
+    if (field_of(line, "cell") == cell) found = std::atof(field_of(line, field).c_str());
+  return found;
 }
 
 Times times_of(std::vector<double> values) {
   if (values.empty()) return {};
   std::sort(values.begin(), values.end());
-  const size_t tenth = values.size() / 10;
-  return {values[values.size() / 2], values[tenth], values[values.size() - 1 - tenth], int(values.size())};
+  const size_t half = values.size() / 2, tenth = values.size() / 10;
+  const double median = values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
+  return {median, values[tenth], values[values.size() - 1 - tenth], int(values.size())};
 }
 
-std::string SmiFacts::json() const {
-  Record record("smi");
-  record.text("name", name).text("driver", driver).number("smClockMHz", sm_clock).number("memoryClockMHz", memory_clock);
-  record.number("watts", watts).number("wattLimit", watt_limit).number("celsius", celsius).number("usedMiB", used_mib);
-  record.number("throttleReasons", double(throttle)).boolean("powerCapped", throttle & 0x4u).boolean("throttled", throttled());
-  return record.json();
+Record& add_times(Record& record, const Times& times, double per) {
+  return record.number("us", times.median / per).number("spread", times.spread()).number("rounds", times.count);
 }
 
-SmiFacts smi_facts(int device) {
-  SmiFacts facts;
-  const std::string fields = "name,driver_version,clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu,memory.used,";
-  for (const char* reasons : {"clocks_event_reasons.active", "clocks_throttle_reasons.active"}) {
-    facts.csv = output_of("nvidia-smi --query-gpu=" + fields + reasons + " --format=csv,noheader,nounits -i " + std::to_string(device) +
-                          " 2>/dev/null");
-    if (!facts.csv.empty()) break;
+Times time_runs(cuda::Stream stream, const Effort& effort, const std::function<void()>& run) {
+  constexpr int batch = 16;
+  std::vector<cuda::Event> events(batch + 1);
+  for (cuda::Event& event : events) event = cuda::make_event();
+  // Warm until clocks and caches are where they stay, and find out how long one takes.
+  double one = 0;
+  int runs = 0;
+  for (const double from = now(); runs < effort.warm_runs || now() - from < effort.warm_seconds; ++runs) {
+    const double started = now();
+    run();
+    cuda::synchronize(stream);
+    one = now() - started;
   }
-  std::vector<std::string> values;
-  std::stringstream stream(facts.csv);
-  for (std::string value; std::getline(stream, value, ',');) values.push_back(value.substr(value.find_first_not_of(' ')));
-  if (values.size() < 9) return facts;
-  const auto number = [&](size_t i) { return std::atof(values[i].c_str()); };
-  facts.name = values[0], facts.driver = values[1];
-  facts.sm_clock = number(2), facts.memory_clock = number(3), facts.watts = number(4), facts.watt_limit = number(5);
-  facts.celsius = number(6), facts.used_mib = number(7), facts.throttle = std::strtoull(values[8].c_str(), nullptr, 16);
-  return facts;
-}
-
-int compare(const std::string& committed, const std::string& present) {
-  int losses = 0, compared = 0;
-  const std::vector<std::string> before = lines_of(committed);
-  if (before.empty()) {
-    std::fprintf(stderr, "%s holds no results to compare with\n", committed.c_str());
-    return 2;
-  }
-  for (const std::string& line : lines_of(present)) {
-    const std::string cell = field_of(line, "cell");
-    const double us = std::atof(field_of(line, "us").c_str());
-    if (us <= 0) continue;
-    for (const std::string& old : before) {
-      const double old_us = std::atof(field_of(old, "us").c_str());
-      if (field_of(old, "cell") != cell || old_us <= 0) continue;
-      ++compared;
-      const double spread = std::max(std::atof(field_of(line, "spread").c_str()), std::atof(field_of(old, "spread").c_str()));
-      const double loss = us / old_us - 1;
-      if (loss <= 0.05 + spread) continue;
-      ++losses;
-      std::printf("slower: %s, %.6g us, was %.6g us (+%.1f %%, spread %.1f %%)\n", cell.c_str(), us, old_us, 100 * loss, 100 * spread);
+  const bool is_long = one > 0.05;  // then the host's part of a call is nothing
+  const int least = one > 0.1 ? std::min(effort.least, 7) : effort.least;
+  const int count = std::clamp(one > 0 ? int(effort.seconds / one) : effort.most, least, effort.most);
+  const int at_once = is_long ? 1 : std::min(batch, effort.most);
+  std::vector<double> microseconds;
+  while (int(microseconds.size()) < count) {
+    for (int i = 0; i < at_once; ++i) {
+      cuda::record(events[size_t(i)], stream);
+      run();
     }
+    cuda::record(events[size_t(at_once)], stream);
+    cuda::wait(events[size_t(at_once)]);
+    // The first call of a batch met an idle device and may have waited for the host.
+    for (int i = is_long ? 0 : 1; i < at_once; ++i)
+      microseconds.push_back(1e3 * double(cuda::milliseconds_between(events[size_t(i)], events[size_t(i) + 1])));
   }
-  std::printf("%d cells compared, %d slower by more than 5 %% beyond the spread\n", compared, losses);
-  return compared == 0 ? 2 : losses > 0;
+  for (const cuda::Event event : events) cuda::free_event(event);
+  return times_of(microseconds);
+}
+
+Times time_graph(cuda::Stream stream, const Effort& effort, const std::function<void()>& enqueue) {
+  enqueue();  // kernels are loaded when they are first launched: not while it records
+  cuda::synchronize(stream);
+  cuda::begin_capture(stream);
+  enqueue();
+  const cuda::Graph graph = cuda::end_capture(stream);
+  const Times times = time_runs(stream, effort, [&] { cuda::replay(graph, stream); });
+  cuda::free_graph(graph);
+  return times;
+}
+
+void measure_or_note(Results& results, const std::string& cell, const std::function<void()>& measure) {
+  try {
+    measure();
+  } catch (const Error& error) {
+    if (error.code != Code::out_of_memory) throw;
+    results.add(Record(cell).boolean("fits", false).text("error", error.what()));
+  }
+}
+
+int layers_beyond_cache(double bytes, const cuda::DeviceFacts& device, bool tiny) {
+  if (tiny) return 2;
+  const double enough = std::max(2e9, 32.0 * double(device.l2_bytes));
+  return std::clamp(int(std::ceil(enough / bytes)), 1, 32);
 }
 
 }  // namespace chai::bench

@@ -1,6 +1,7 @@
 // What the sections of the GPU benchmark share. In: command line, measured times. Out: one JSON object a cell, one line each, written as it
 // comes, so that a run that was broken off goes on where it stopped.
 #pragma once
+#include <functional>
 #include <set>
 #include <string>
 #include <utility>
@@ -8,15 +9,20 @@
 
 #include "device_memory.h"
 #include "runtime.h"
+#include "smi.h"
 
 namespace chai::bench {
 
 struct Options {
   std::string out = "build_gpu/results";
+  std::string only;  // cells whose name contains it
   int device = 0;
   bool tiny = false;     // shapes small enough for the host shim
   bool again = false;    // measure cells that have a result already
+  bool sm90 = false;     // prefill attention by the kernels made for Hopper, in `first` too; their cells are named apart
+  bool own = false;      // the whole model without cuBLAS; cells of `first` are named apart
   double seconds = 420;  // of one section; it stops between two cells after that
+  Monitor* monitor = nullptr;
 };
 
 /// Ordered fields of one JSON object.
@@ -39,83 +45,80 @@ class Record {
 class Results {
  public:
   Results(const Options& options, const std::string& section);
-  /// Whether this cell is still to be measured. Throws when the section's time is up.
-  bool wants(const std::string& cell) const;
-  void add(const Record& record);
+  /// Whether this cell is still to be measured, which then begins. Throws OutOfTime when the section's time is up. A cell whose measuring
+  /// ended two processes (a fault, a kernel that hangs) is not begun a third time: that is noted as its result.
+  bool wants(const std::string& cell);
+  /// Whether any of them is; for what is costly to set up.
+  bool wants_any(const std::vector<std::string>& cells) const;
+  /// Adds what the device said of itself meanwhile. Throws Throttled instead when it was slowed down.
+  void add(Record record);
   /// A number of a cell measured before, in this or another section's file; 0 when there is none.
   static double find(const Options& options, const std::string& section, const std::string& cell, const std::string& field);
 
  private:
   const Options options_;
-  std::string path_;
-  std::set<std::string> known_;
+  bool is_open(const std::string& cell) const;
+  std::string path_, begun_path_;  // SECTION.begun: cells begun and not added yet, one a line and process
+  std::set<std::string> known_, begun_;
   double started_;
 };
 
 struct OutOfTime {};
+struct Throttled {
+  std::string what;
+};
 
 double now();  // seconds
+
 struct Times {
-  double median = 0, least = 0, most = 0;
+  double median = 0, least = 0, most = 0;  // least and most: the tenth and the ninetieth percentile
   int count = 0;
+  double spread() const { return median > 0 ? (most - least) / median : 0; }
 };
 Times times_of(std::vector<double> values);
+Record& add_times(Record& record, const Times& times, double per = 1);
 
-/// Records `enqueue` as a graph, replays it `warm` + `rounds` times, and times each replay by events; microseconds.
-template <class Enqueue>
-Times time_graph(cuda::Stream stream, int warm, int rounds, Enqueue enqueue) {
-  cuda::begin_capture(stream);
-  enqueue();
-  const cuda::Graph graph = cuda::end_capture(stream);
-  const cuda::Event from = cuda::make_event(), to = cuda::make_event();
-  std::vector<double> microseconds;
-  for (int i = 0; i < warm + rounds; ++i) {
-    cuda::record(from, stream);
-    cuda::replay(graph, stream);
-    cuda::record(to, stream);
-    cuda::wait(to);
-    if (i >= warm) microseconds.push_back(1e3 * double(cuda::milliseconds_between(from, to)));
-  }
-  cuda::free_event(from), cuda::free_event(to), cuda::free_graph(graph);
-  return times_of(microseconds);
-}
-/// The same without a graph.
-template <class Enqueue>
-Times time_eager(cuda::Stream stream, int warm, int rounds, Enqueue enqueue) {
-  const cuda::Event from = cuda::make_event(), to = cuda::make_event();
-  std::vector<double> microseconds;
-  for (int i = 0; i < warm + rounds; ++i) {
-    cuda::record(from, stream);
-    enqueue();
-    cuda::record(to, stream);
-    cuda::wait(to);
-    if (i >= warm) microseconds.push_back(1e3 * double(cuda::milliseconds_between(from, to)));
-  }
-  cuda::free_event(from), cuda::free_event(to);
-  return times_of(microseconds);
-}
-
-/// What nvidia-smi says of the device; empty fields where it is missing.
-struct SmiFacts {
-  std::string csv;  // as printed
-  double sm_clock = 0, memory_clock = 0, watts = 0, watt_limit = 0, celsius = 0, used_mib = 0;
-  uint64_t throttle = 0;  // bits of clocks_event_reasons.active
-  std::string name, driver;
-  /// Slowed down by heat or by the board, not merely by its power limit.
-  bool throttled() const { return throttle & (0x8u | 0x20u | 0x40u | 0x80u); }
-  std::string json() const;
+/// How often to run something: the clocks must have risen and the median be worth something.
+struct Effort {
+  double warm_seconds = 0.15, seconds = 0.4;
+  int warm_runs = 3, least = 15, most = 301;
 };
-SmiFacts smi_facts(int device);
+inline Effort effort_of(const Options& options) { return options.tiny ? Effort{0, 0, 1, 3, 3} : Effort{}; }
 
-/// Random 16-bit numbers of about unit size; `as_bfloat16` else float16.
-void fill_random(void* to, size_t elements, bool as_bfloat16, uint32_t seed, cuda::Stream stream);
+/// Times each call of `run` (which enqueues on `stream`) by events, microseconds. Calls are enqueued many at a time, so that no call's time
+/// holds the host's: of each batch only those count that had another one in front of them.
+Times time_runs(cuda::Stream stream, const Effort& effort, const std::function<void()>& run);
+
+/// The same for what `enqueue` records as a graph: launches cost what they cost in a recorded step.
+Times time_graph(cuda::Stream stream, const Effort& effort, const std::function<void()>& enqueue);
+
+/// Runs `measure`, which adds the cell; where the device has not the memory for it, that is the cell's result, and the next one is tried.
+void measure_or_note(Results& results, const std::string& cell, const std::function<void()>& measure);
+
+/// Random 16-bit numbers, uniform, of the given standard deviation; `as_bfloat16` else float16.
+void fill_random(void* to, size_t elements, bool as_bfloat16, uint32_t seed, cuda::Stream stream, float deviation = 1);
+
+/// Layers of `bytes` each that are read in turn until the second cache level holds none of the first one's any more: 2 GB, or 32.
+int layers_beyond_cache(double bytes, const cuda::DeviceFacts& device, bool tiny);
 
 // Sections
 void measure_ceilings(const Options& options, const cuda::DeviceFacts& device);
 void measure_decode(const Options& options, const cuda::DeviceFacts& device);
 void measure_prefill(const Options& options, const cuda::DeviceFacts& device);
+void measure_products(const Options& options, const cuda::DeviceFacts& device);
 void measure_model(const Options& options, const cuda::DeviceFacts& device);
-/// 1 when a cell of `present` is more than 5 % and more than both spreads slower than in `committed`.
+void measure_first(const Options& options, const cuda::DeviceFacts& device);
+void measure_memory(const Options& options, const cuda::DeviceFacts& device);
+void soak(const Options& options, const cuda::DeviceFacts& device);
+/// Exit status.
+int write_logits(const std::string& path, const cuda::DeviceFacts& device);
+/// 1 when a cell of `present` is more than 5 % and more than both spreads slower than in `committed`, or is missing from a section that
+/// ran.
 int compare(const std::string& committed, const std::string& present);
+
+// Lines of our own making
+std::vector<std::string> lines_of(const std::string& path);
+/// Value of `"name":` as text; empty when it is not there.
+std::string field_of(const std::string& line, const std::string& name);
 
 }  // namespace chai::bench

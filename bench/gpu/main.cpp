@@ -1,8 +1,9 @@
-// The GPU benchmark: chai_bench SECTION... [--out DIR] [--device N] [--seconds S] [--again] [--tiny], or chai_bench compare COMMITTED
-// PRESENT. Out: OUT/SECTION.jsonl, one cell a line; cells that are there are not measured again. Exit: 0 done, 1 failed or slower, 2 usage,
-// 3 out of time (run it again to go on), 4 refused because the device was throttled.
+// The GPU benchmark: chai_bench SECTION... [options], compare COMMITTED PRESENT (compare.cpp), logits FILE (logits.cpp). Out:
+// OUT/SECTION.jsonl, one cell a line; cells that are there are not measured again. Exit: 0 done, 1 failed or slower, 2 usage, 3 out of time
+// (run it again to go on), 4 refused: throttled.
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <map>
 
@@ -14,47 +15,57 @@ namespace {
 using namespace chai;
 using Section = std::function<void(const bench::Options&, const cuda::DeviceFacts&)>;
 
-const std::map<std::string, Section> sections = {{"ceilings", bench::measure_ceilings},
-                                                 {"decode", bench::measure_decode},
-                                                 {"prefill", bench::measure_prefill},
-                                                 {"model", bench::measure_model}};
+const std::map<std::string, Section> sections = {{"ceilings", bench::measure_ceilings}, {"decode", bench::measure_decode},
+                                                 {"prefill", bench::measure_prefill},   {"products", bench::measure_products},
+                                                 {"model", bench::measure_model},       {"first", bench::measure_first},
+                                                 {"memory", bench::measure_memory},     {"soak", bench::soak}};
 
 int usage() {
   std::fprintf(stderr,
-               "usage: chai_bench ceilings|decode|prefill|model... [--out DIR] [--device N] [--seconds S] [--again] [--tiny]\n"
-               "       chai_bench compare COMMITTED PRESENT\n");
+               "usage: chai_bench ceilings|decode|prefill|products|model|first|memory|soak... [options]\n"
+               "       chai_bench compare COMMITTED PRESENT\n"
+               "       chai_bench logits FILE\n"
+               "  --out DIR      where results lie (build_gpu/results)    --device N   CUDA device (0)\n"
+               "  --seconds S    of each section, then exit 3 (420)       --only TEXT  cells whose name contains it\n"
+               "  --again        measure what is there already            --tiny       shapes for the host shim\n"
+               "  --sm90         prefill by kernels for Hopper            --own        the whole model without cuBLAS\n");
   return 2;
 }
 
-int refuse(const std::string& name, const bench::SmiFacts& facts) {
-  std::fprintf(stderr, "refused: the device is slowed down by heat or by the board (%s; nvidia-smi: %s); let it cool and run it again\n",
-               name.c_str(), facts.csv.c_str());
+int refuse(const std::string& name, const std::string& what) {
+  std::fprintf(stderr, "%s refused: the device is slowed down by heat or by the board (%s); let it cool and run it again\n", name.c_str(),
+               what.c_str());
   return 4;
 }
 
-/// One section between two looks at the device. Returns the exit status. What a slowed device measured is put aside as SECTION.throttled.
-int run(const std::string& name, const bench::Options& options, const cuda::DeviceFacts& device) {
-  const bench::SmiFacts before = bench::smi_facts(options.device);
-  if (before.throttled()) return refuse(name, before);
+/// One section. What was measured before the device was slowed down stays.
+int run(const std::string& name, bench::Options options, const cuda::DeviceFacts& device) {
+  bench::Monitor monitor(options.device);
+  options.monitor = &monitor;
+  const bench::SmiFacts before = monitor.seen().latest;
+  if (before.throttled()) return refuse(name, before.csv);
+  if (!monitor.watching()) std::fprintf(stderr, "no nvidia-smi: cells are marked \"unwatched\"\n");
   int status = 0;
+  std::string why;
   try {
     sections.at(name)(options, device);
   } catch (const bench::OutOfTime&) {
     status = 3;
+  } catch (const bench::Throttled& throttled) {
+    status = refuse(name, throttled.what);
+  } catch (const Error& error) {  // what was measured and the device's facts are worth keeping
+    std::fprintf(stderr, "%s failed: %s\n", name.c_str(), error.what());
+    status = 1;
   }
-  const bench::SmiFacts after = bench::smi_facts(options.device);
+  const bench::SmiFacts after = monitor.seen().latest;
   bench::Options facts_options = options;
-  facts_options.again = false;
+  facts_options.again = false, facts_options.only.clear(), facts_options.monitor = nullptr;
   bench::Results facts(facts_options, "facts");
-  bench::Record record(name + "/" + std::to_string(int64_t(bench::now())));
+  bench::Record record("facts/" + name + "/" + std::to_string(int64_t(std::time(nullptr))));
   record.text("section", name).text("device", device.name).number("processors", device.processors).number("capability", device.capability);
-  record.number("l2Bytes", double(device.l2_bytes)).raw("before", before.json()).raw("after", after.json());
+  record.number("l2Bytes", double(device.l2_bytes)).number("totalBytes", double(device.total_bytes)).number("status", status);
+  record.raw("before", before.json()).raw("after", after.json());
   facts.add(record);
-  if (after.throttled()) {
-    const std::string path = options.out + "/" + name;
-    std::rename((path + ".jsonl").c_str(), (path + ".throttled").c_str());
-    return refuse(name, after);
-  }
   return status;
 }
 
@@ -70,8 +81,14 @@ int main(int count, char** arguments) {
       options.again = true;
     else if (word == "--tiny")
       options.tiny = true;
+    else if (word == "--sm90")
+      options.sm90 = true;
+    else if (word == "--own")
+      options.own = true;
     else if (word == "--out" && more)
       options.out = arguments[++i];
+    else if (word == "--only" && more)
+      options.only = arguments[++i];
     else if (word == "--device" && more)
       options.device = std::atoi(arguments[++i]);
     else if (word == "--seconds" && more)
@@ -83,16 +100,20 @@ int main(int count, char** arguments) {
   }
   if (names.size() == 3 && names[0] == "compare") return bench::compare(names[1], names[2]);
   if (names.empty()) return usage();
+  const bool logits = names.size() == 2 && names[0] == "logits";
   for (const std::string& name : names)
-    if (!sections.count(name)) return usage();
+    if (!logits && !sections.count(name)) return usage();
   try {
     std::string why_none;
     const auto devices = cuda::find_devices(why_none);
-    if (options.device < 0 || options.device >= int(devices.size()) || !devices[size_t(options.device)].reason.empty()) {
-      std::fprintf(stderr, "no usable CUDA device %d: %s\n", options.device, devices.empty() ? why_none.c_str() : "see nvidia-smi");
+    const bool there = options.device >= 0 && options.device < int(devices.size());
+    if (!there || !devices[size_t(options.device)].reason.empty()) {
+      const std::string why = there ? devices[size_t(options.device)].reason : devices.empty() ? why_none : "there are fewer devices";
+      std::fprintf(stderr, "no usable CUDA device %d: %s\n", options.device, why.c_str());
       return 1;
     }
     cuda::use_device(options.device);
+    if (logits) return bench::write_logits(names[1], devices[size_t(options.device)]);
     for (const std::string& name : names)
       if (const int status = run(name, options, devices[size_t(options.device)])) return status;
   } catch (const std::exception& error) {

@@ -43,6 +43,12 @@ class WithoutSignals {
   std::shared_ptr<void> before_;
 };
 
+/// A library of the machine's by its file name, looked for where the system looks. It stays open until the process ends. Null where there
+/// is none, and `why_not` is what the system says.
+void* open_library(const char* name, std::string& why_not);
+/// Null where the library has no such function.
+void* find_function(void* library, const char* name);
+
 /// A regular file for reading; `path` is UTF-8. Throws model_not_found.
 std::shared_ptr<File> open_file(const std::string& path);
 

@@ -1,4 +1,5 @@
 // Files, pages and signals as POSIX has them; see platform.h.
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -59,6 +60,15 @@ class PosixFile : public File {
 }  // namespace
 
 std::shared_ptr<File> open_file(const std::string& path) { return std::make_shared<PosixFile>(path); }
+
+void* open_library(const char* name, std::string& why_not) {
+  void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  if (library) return library;
+  const char* words = ::dlerror();
+  why_not = words ? words : "it cannot be opened";
+  return nullptr;
+}
+void* find_function(void* library, const char* name) { return ::dlsym(library, name); }
 
 void unmap_pages(void* at, size_t bytes) { ::munmap(at, bytes); }
 

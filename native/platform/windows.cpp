@@ -72,6 +72,15 @@ class WindowsFile : public File {
 
 }  // namespace
 
+void* open_library(const char* name, std::string& why_not) {
+  HMODULE library = LoadLibraryW(wide(name).c_str());
+  if (!library) why_not = last_error();
+  return library;
+}
+void* find_function(void* library, const char* name) {
+  return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), name));
+}
+
 std::shared_ptr<File> open_file(const std::string& path) { return std::make_shared<WindowsFile>(path); }
 
 /// What is left of the physical memory, of the commit limit and of the limit of this process's job.

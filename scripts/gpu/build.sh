@@ -1,45 +1,91 @@
 #!/usr/bin/env bash
-# Builds plain executables for a machine with a GPU, which needs neither Node nor CMake. In: nvcc, g++, CHAI_ARCH (default: the device's own, else
-# 90a), JOBS. Out: build_gpu/chai_cuda_tests, build_gpu/chai_bench. Only what changed is compiled again.
+# Builds plain executables for a machine with a GPU; needs neither Node nor CMake. In: nvcc, g++; CHAI_ARCH (default: the device's own, else 90a;
+# host: the kernels as C++ on the CPU, to try everything without a GPU), JOBS, BUILD (default build_gpu). Out: BUILD/chai_cuda_tests and
+# BUILD/chai_bench. What is there for the same sources is kept, so executables made on another machine serve too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-out=build_gpu
+host=0
+if [ "${CHAI_ARCH:-}" = host ]; then host=1; fi
+out=${BUILD:-build_gpu}
 mkdir -p "$out/objects"
+echo '*' > "$out/.gitignore"
 
-nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
-if ! command -v "$nvcc" > /dev/null; then
-  echo "no nvcc: install the CUDA toolkit or set CUDACXX" >&2
+folders=(native cuda test/native test/cuda test/gpu bench/gpu)
+if [ $host = 1 ]; then
+  folders+=(test/simt)
+  host_flags="-O1"
+elif [ -z "${CHAI_ARCH:-}" ]; then
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -1 | tr -cd '0-9' || true)
+  CHAI_ARCH=${capability:-90}
+  if [ "$CHAI_ARCH" = 90 ]; then CHAI_ARCH=90a; fi
+fi
+include=""
+for folder in cuda native "${folders[@]}"; do include="$include -I$folder"; done
+host_flags="-std=c++20 ${host_flags:--O3} -ffp-contract=off -fno-strict-aliasing -pthread $include"
+device_flags="-std=c++20 -O3 -lineinfo -gencode arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH} -Xcompiler=-fno-strict-aliasing,-ffp-contract=off"
+device_flags="$device_flags $include -x cu"
+
+# The same sources and flags were built already, here or on another machine?
+tree=$({
+  echo "$CHAI_ARCH $host_flags $device_flags"
+  find "${folders[@]}" -type f \( -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp' \) | LC_ALL=C sort | xargs sha256sum
+} | sha256sum | cut -c1-32)
+runs() { # an executable starts on this machine: it says how it is used
+  local status=0
+  chmod +x "$out/$1" 2> /dev/null || return 1
+  "$out/$1" --help > /dev/null 2>&1 || status=$?
+  [ $status = 1 ] || [ $status = 2 ] # not "no such file", "no such instruction"
+}
+if [ "$(cat "$out/built" 2> /dev/null || true)" = "$tree" ] && runs chai_bench && runs chai_cuda_tests; then
+  echo "$out holds what these sources give for $CHAI_ARCH"
+  exit 0
+fi
+
+cxx=${CXX:-g++}
+if ! command -v "$cxx" > /dev/null; then
+  echo "no $cxx: install a C++20 compiler or set CXX" >&2
   exit 1
 fi
-if [ -z "${CHAI_ARCH:-}" ]; then
-  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -1 | tr -d '. ' || true)
-  CHAI_ARCH=${capability:-90}
-  [ "$CHAI_ARCH" = 90 ] && CHAI_ARCH=90a
+if [ $host = 1 ]; then
+  nvcc="$cxx"
+  device_flags="$host_flags -Wno-unknown-pragmas -x c++"
+else
+  nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
+  if ! command -v "$nvcc" > /dev/null; then
+    echo "no nvcc: install the CUDA toolkit or set CUDACXX" >&2
+    exit 1
+  fi
 fi
-jobs=${JOBS:-$(nproc)}
-device_flags="-std=c++20 -O3 -lineinfo -gencode arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH} -Xcompiler=-fno-strict-aliasing -Icuda -Inative"
-device_flags="$device_flags -Itest/native -Itest/cuda -Ibench/gpu"
-host_flags="-std=c++20 -O3 -ffp-contract=off -fno-strict-aliasing -pthread -Inative -Icuda -Itest/native"
+versions=$("$cxx" --version | head -1; "$nvcc" --version | tail -1)
 
-# Anything newer than its object, or any header newer than the oldest object, is compiled.
-newest_header=$(find native cuda test/native test/cuda bench/gpu -name '*.h' -o -name '*.cuh' | xargs ls -t | head -1)
+# An object is compiled again when a file it was made of, its flags or the compiler changed; times do not matter, they change with every copy.
+files_of() { # object base name: what it was made of, system headers left out
+  sed 's/\\$//' "$out/objects/$1.d" | tr ' ' '\n' | grep -E '^[^/].*\.(h|cuh|cu|cpp)$' | LC_ALL=C sort -u
+}
+key_of() { # object base name, flags
+  [ -s "$out/objects/$1.d" ] || return 0
+  {
+    echo "$versions $2"
+    files_of "$1" | xargs sha256sum 2> /dev/null || echo gone
+  } | sha256sum
+}
 todo=$(mktemp)
 trap 'rm -f "$todo"' EXIT
-objects_of() { # compiler, flags, group, sources...
-  local compiler=$1 flags=$2 group=$3 source object
+plan_objects() { # compiler, flags, group, sources...: appends to `objects`, and to the list of what to compile
+  local compiler=$1 flags=$2 group=$3 source name extra
   shift 3
+  objects=""
   for source in "$@"; do
-    object="$out/objects/$group-$(echo "$source" | tr '/.' '__').o"
-    echo "$object"
-    if [ ! -e "$object" ] || [ "$source" -nt "$object" ] || [ "$newest_header" -nt "$object" ]; then
-      local extra=""
-      case $source in
-        *kernels_avx2.cpp) extra="-mavx2 -mfma -mf16c" ;;
-        *kernels_avx512.cpp) extra="-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c" ;;
-      esac
-      # An interrupted compiler leaves no object behind.
-      echo "$compiler $flags $extra -c $source -o $object.part && mv $object.part $object" >> "$todo"
-    fi
+    name="$group-$(echo "$source" | tr '/.' '__')"
+    objects="$objects $out/objects/$name.o"
+    extra=""
+    case $source in
+      *kernels_avx2.cpp) extra="-mavx2 -mfma -mf16c" ;;
+      *kernels_avx512.cpp) extra="-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c" ;;
+    esac
+    if [ -e "$out/objects/$name.o" ] && [ "$(cat "$out/objects/$name.key" 2> /dev/null)" = "$(key_of "$name" "$flags $extra")" ]; then continue; fi
+    rm -f "$out/objects/$name.key"
+    printf '%s\t%s\t%s\n' "$name" "$flags $extra" "$compiler $flags $extra -MMD -MF $out/objects/$name.d -MT $name -c $source -o $out/objects/$name.part && mv $out/objects/$name.part $out/objects/$name.o" >> "$todo"
   done
 }
 
@@ -49,25 +95,48 @@ case $(uname -m) in
   aarch64) native_sources=$(echo "$native_sources" | grep -v kernels_avx) ;;
   *) native_sources=$(echo "$native_sources" | grep -v -e kernels_neon -e kernels_avx) ;;
 esac
-cuda_sources=$(ls cuda/*.cu cuda/*.cpp | grep -v cuda/absent.cpp)
-test_sources=$(ls test/cuda/*_test.cpp | grep -v shim_test)
-bench_sources=$(ls bench/gpu/*.cu bench/gpu/*.cpp)
+# What only a device has stays out of the host's build, and the shim's own tests out of the device's.
+if [ $host = 1 ]; then
+  cuda_sources="$(find cuda \( -name '*.cu' -o -name '*.cpp' \) ! -name absent.cpp ! -name runtime.cu ! -name '*_sm90.cu' | sort)"
+  cuda_sources="$cuda_sources test/simt/simt_fiber.cpp test/simt/runtime.cpp"
+  test_sources=$(find test/cuda -name '*_test.cpp' | sort)
+else
+  cuda_sources=$(find cuda \( -name '*.cu' -o -name '*.cpp' \) ! -name absent.cpp | sort)
+  test_sources=$(find test/cuda test/gpu -name '*_test.cpp' ! -name shim_test.cpp | sort)
+fi
+bench_sources=$(find bench/gpu \( -name '*.cu' -o -name '*.cpp' \) | sort)
 
 # shellcheck disable=SC2086
 {
-  engine=$(objects_of "${CXX:-g++}" "$host_flags" host $native_sources test/native/main.cpp | grep -v native_main)
-  main=$out/objects/host-test_native_main_cpp.o
-  kernels=$(objects_of "$nvcc" "$device_flags -x cu" cuda $cuda_sources)
-  tests=$(objects_of "$nvcc" "$device_flags -x cu" test $test_sources)
-  bench=$(objects_of "$nvcc" "$device_flags -x cu" bench $bench_sources)
+  plan_objects "$cxx" "$host_flags" host $native_sources && engine=$objects
+  plan_objects "$cxx" "$host_flags" host test/native/main.cpp && main=$objects
+  plan_objects "$nvcc" "$device_flags" cuda $cuda_sources && kernels=$objects
+  plan_objects "$nvcc" "$device_flags" test $test_sources && tests=$objects
+  plan_objects "$nvcc" "$device_flags" bench $bench_sources && bench=$objects
 }
 count=$(wc -l < "$todo")
 if [ "$count" -gt 0 ]; then
-  echo "compiling $count files for sm_$CHAI_ARCH, $jobs at a time"
-  xargs -a "$todo" -d '\n' -P "$jobs" -I{} bash -c '{}'
+  jobs=${JOBS:-$(nproc)}
+  touch "$out/objects/begun"
+  echo "compiling $count files for $CHAI_ARCH, $jobs at a time"
+  # The largest first, so that none of them is left for last.
+  cut -f3 "$todo" | awk '{ print (/\/attention|\/clusterer|\/qkv|\/linear|\/feed|\/multiply|\/output/ ? 0 : 1) "\t" $0 }' | sort -s -n | cut -f2- |
+    xargs -d '\n' -P "$jobs" -I{} bash -c '{}'
+  while IFS=$'\t' read -r name flags _; do
+    # What was edited while it was compiled is compiled again next time.
+    if [ -z "$(files_of "$name" | xargs -I{} find {} -newer "$out/objects/begun")" ]; then key_of "$name" "$flags" > "$out/objects/$name.key"; fi
+  done < "$todo"
+fi
+link=("$nvcc")
+if [ $host = 0 ]; then
+  link+=(-gencode "arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH}" -Xcompiler=-pthread)
+else
+  link+=(-pthread)
 fi
 # shellcheck disable=SC2086
-"$nvcc" $engine $main $kernels $tests -o "$out/chai_cuda_tests" -Xcompiler=-pthread -ldl
+"${link[@]}" $engine $main $kernels $tests -o "$out/chai_cuda_tests" -ldl &
 # shellcheck disable=SC2086
-"$nvcc" $engine $kernels $bench -o "$out/chai_bench" -Xcompiler=-pthread -ldl
-echo "built $out/chai_cuda_tests and $out/chai_bench"
+"${link[@]}" $engine $kernels $bench -o "$out/chai_bench" -ldl
+wait $!
+echo "$tree" > "$out/built"
+echo "built $out/chai_cuda_tests and $out/chai_bench for $CHAI_ARCH"

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Joins the sections' lines into one JSON document: { "facts": [...], "ceilings": [...], ... }, one cell a line. In: the folder of results.
+# Joins the sections' lines into one JSON document: { "facts": [...], "ceilings": [...], ... }, one cell a line; of a cell measured twice the later
+# one. In: the folder of results. Out: the document on standard output.
 set -euo pipefail
 echo "{"
-first=1
-for section in facts ceilings decode prefill model baselines tests; do
+printf '"build": [\n{"cell":"build","sources":"%s"}\n]' "$(cat "$1/build" 2> /dev/null || true)"
+for section in facts tests ceilings decode model prefill first products memory soak baselines; do
   file="$1/$section.jsonl"
   [ -s "$file" ] || continue
-  [ $first = 1 ] || echo ","
-  first=0
   # Whole lines only: a run that was killed may have left half a one.
-  printf '"%s": [\n%s\n]' "$section" "$(grep -E '^\{.*\}$' "$file" | sed '$!s/$/,/')"
+  lines=$(grep -aE '^\{"cell":".*\}$' "$file" | tac | awk -F'"' '!seen[$4]++' | tac | sed '$!s/$/,/' || true)
+  [ -n "$lines" ] || continue
+  printf ',\n"%s": [\n%s\n]' "$section" "$lines"
 done
 echo
 echo "}"

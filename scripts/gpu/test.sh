@@ -1,82 +1,107 @@
 #!/usr/bin/env bash
-# Tests on a GPU, in order of value. In: section names (default: kernels model memcheck racecheck initcheck synccheck soak), SOAK_SECONDS (120).
-# Out: build_gpu/results/tests.jsonl, one line a section; a section that passed with the present build is not run again. Exit: 1 on a failure.
+# Tests on a GPU, in order of value. In: section names (default: all below), SECTION_SECONDS (420: no test is begun after that), SOAK_SECONDS (120),
+# BUILD. Out: BUILD/results/tests.jsonl, one line a group of tests; groups that passed with the present build are not run again. Exit: 1 on a
+# failure, 3 when time was up (call it again to go on), else 0; what cannot be run here is said and left out.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 scripts/gpu/build.sh || exit 1
-results=build_gpu/results
-mkdir -p "$results"
-tests=build_gpu/chai_cuda_tests
-build=$(sha256sum "$tests" | cut -c1-16)
+library=$(scripts/gpu/library_path.sh)
+[ -z "$library" ] || export LD_LIBRARY_PATH="$library${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+read -ra flags <<< "${BENCH_FLAGS:-}" # more options of chai_bench
+out=${BUILD:-build_gpu}
+results=$out/results
+tests=$out/chai_cuda_tests
+bench=$out/chai_bench
+logs=$results/logs
+mkdir -p "$logs"
+build=$(cat "$out/built")
+PATH=$PATH:/usr/local/cuda/bin # compute-sanitizer
 sections=("$@")
-[ ${#sections[@]} -gt 0 ] || sections=(kernels model memcheck racecheck initcheck synccheck soak)
+[ ${#sections[@]} -gt 0 ] || sections=(kernels model device reference hopper addon memcheck racecheck initcheck synccheck soak)
 
-used_mib() { nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2> /dev/null | head -1; }
+# Names select the tests that contain them (test/native/main.cpp): those of kernels by the first word after cuda_, so that none is forgotten.
+mapfile -t kernels < <(cat test/cuda/*_test.cpp | grep -oE '^TEST\(cuda_[a-z0-9]+' | cut -c6- | sort -u | grep -vE '^cuda_(backend|fixtures|hopper)$')
+# What a sanitizer makes ten to a hundred times slower: one small test of every kind of kernel, and a whole model.
+few=(cuda_decode_short cuda_embed cuda_prefill_sliding cuda_qkv_few cuda_draws_of cuda_warm_up_under cuda_output cuda_feed cuda_backend_every
+  cuda_hopper_one)
 
-sanitize() { # tool, test names...
-  local tool=$1 name
-  shift
-  if ! command -v compute-sanitizer > /dev/null; then
-    echo "compute-sanitizer is not on PATH"
-    return 77
-  fi
-  for name in "$@"; do
-    timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" "$name" || return 1
-  done
-}
-
-soak() { # the whole-model cases again and again; used memory must not grow
-  local until=$((SECONDS + ${SOAK_SECONDS:-120})) first="" last=""
-  while [ $SECONDS -lt $until ]; do
-    "$tests" cuda_backend > /dev/null || return 1
-    last=$(used_mib)
-    [ -n "$first" ] || first=$last
-  done
-  echo "used after the first round ${first:-?} MiB, after the last ${last:-?} MiB"
-  [ -z "$first" ] || [ "$last" -le $((first + 64)) ]
-}
-
-kernels=(cuda_decode cuda_prefill cuda_attention cuda_warm cuda_membership cuda_qkv cuda_embed cuda_output cuda_feed cuda_logits cuda_products
-  cuda_bits cuda_draws)
-few=(cuda_decode_short cuda_prefill_sliding cuda_warm cuda_qkv_few cuda_qkv_warm cuda_embed cuda_draws_of cuda_backend_every)
-
-each_of() { # test names...
-  local name status=0
-  for name in "$@"; do "$tests" "$name" || status=1; done
-  return $status
-}
-
-run_section() {
+groups_of() { # section: its groups of tests
   case $1 in
-    kernels) each_of "${kernels[@]}" ;;
-    model) each_of cuda_backend ;;
-    memcheck | racecheck | initcheck | synccheck) sanitize "$1" "${few[@]}" ;;
-    soak) soak ;;
-    *)
-      echo "unknown section $1" >&2
-      return 2
-      ;;
+    kernels) echo "${kernels[@]}" ;;
+    model) echo cuda_backend cuda_fixtures ;;
+    device) echo gpu_memory gpu_fault ;;
+    hopper) echo cuda_hopper ;;
+    memcheck | racecheck | initcheck | synccheck) echo "${few[@]}" ;;
+    reference | addon | soak) echo "$1" ;;
+    *) return 1 ;;
   esac
 }
 
-failed=0
+addon() { # greedy text through Node on the device equals the CPU's
+  local said=() device
+  if ! command -v node > /dev/null || [ ! -e dist/cli/main.js ]; then
+    echo "no Node or no dist/: left out"
+    return 77
+  fi
+  for device in cpu cuda; do
+    said+=("$(node dist/cli/main.js generate models/starter --device "$device" --temperature 0 --max-tokens 40)") || return 1
+  done
+  [ "${said[0]}" = "${said[1]}" ] && [ -n "${said[0]}" ] && echo "1 passed, 0 failed"
+}
+
+run_group() { # section, group
+  case $1 in
+    kernels | model | device | hopper) timeout --foreground -k 10 "${GROUP_SECONDS:-200}" "$tests" "$2" ;;
+    memcheck | racecheck | initcheck | synccheck)
+      if ! command -v compute-sanitizer > /dev/null; then
+        echo "compute-sanitizer is not on PATH: left out"
+        return 77
+      fi
+      timeout --foreground -k 10 "${GROUP_SECONDS:-200}" compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" "$2"
+      ;;
+    reference) timeout --foreground -k 10 "${GROUP_SECONDS:-200}" "${PYTHON:-python3}" test/gpu/reference.py --bench "$bench" ;;
+    addon) addon ;;
+    soak) timeout --foreground -k 10 $((${SOAK_SECONDS:-120} + 60)) "$bench" soak --seconds "${SOAK_SECONDS:-120}" --out "$results" ${flags[@]+"${flags[@]}"} ;;
+  esac
+}
+
+note() { # section, group, status, seconds
+  local counts passed failed
+  counts=$(grep -aoE '[0-9]+ passed, [0-9]+ failed' "$logs/$1-$2.log" | tail -1)
+  passed=${counts%% *}
+  failed=$(echo "$counts" | cut -d' ' -f3)
+  printf '{"cell":"test/%s/%s","section":"%s","build":"%s","status":%d,"seconds":%d,"passed":%d,"failed":%d}\n' "$1" "$2" "$1" "$build" "$3" "$4" \
+    "${passed:-0}" "${failed:-0}" >> "$results/tests.jsonl"
+}
+
+status=0
 for section in "${sections[@]}"; do
-  if grep -qs "\"section\":\"$section\",\"build\":\"$build\",\"status\":0" "$results/tests.jsonl"; then
-    echo "== $section: passed already with this build"
-    continue
+  if ! groups=$(groups_of "$section"); then
+    echo "unknown section $section" >&2
+    exit 2
   fi
-  echo "== $section"
   started=$SECONDS
-  run_section "$section" 2>&1 | tee "$results/test-$section.log"
-  status=${PIPESTATUS[0]}
-  summary=$(grep -oE '[0-9]+ passed, [0-9]+ failed' "$results/test-$section.log" | awk '{ p += $1; f += $3 } END { print p + 0 " passed, " f + 0 " failed" }')
-  printf '{"section":"%s","build":"%s","status":%d,"seconds":%d,"summary":"%s"}\n' "$section" "$build" "$status" $((SECONDS - started)) \
-    "$summary" >> "$results/tests.jsonl"
-  if [ "$status" = 77 ]; then
-    echo "== $section: left out"
-  elif [ "$status" != 0 ]; then
-    echo "== $section: FAILED ($status)"
-    failed=1
-  fi
+  for group in $groups; do
+    grep -qs "\"cell\":\"test/$section/$group\",\"section\":\"$section\",\"build\":\"$build\",\"status\":0," "$results/tests.jsonl" && continue
+    if [ $((SECONDS - started)) -ge "${SECTION_SECONDS:-420}" ]; then
+      echo "== $section: out of time, call it again to go on"
+      [ $status = 1 ] || status=3
+      break
+    fi
+    echo "== $section $group"
+    before=$SECONDS
+    run_group "$section" "$group" > "$logs/$section-$group.log" 2>&1
+    code=$?
+    note "$section" "$group" $code $((SECONDS - before))
+    if [ $code = 77 ]; then
+      tail -1 "$logs/$section-$group.log"
+    elif [ $code != 0 ]; then
+      status=1
+      tail -40 "$logs/$section-$group.log"
+      echo "== $section $group: FAILED ($code; 124 and 137: it hung) after $((SECONDS - before)) s"
+    else
+      tail -1 "$logs/$section-$group.log"
+    fi
+  done
 done
-exit $failed
+exit $status

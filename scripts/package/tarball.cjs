@@ -66,4 +66,4 @@ function sizes({ packed, files }) {
   return lines.map(([bytes, what]) => `${String(bytes).padStart(9)}  ${what}`).join('\n');
 }
 
-module.exports = { pack, contentFaults, sizes };
+module.exports = { most, pack, contentFaults, sizes };

@@ -2,62 +2,32 @@
 // ones, memory given back. Runs under the SIMT shim, and unchanged on a device.
 #include <algorithm>
 #include <cmath>
-#include <condition_variable>
-#include <future>
-#include <mutex>
 
 #include "check.h"
 #include "cuda_backend.h"
-#include "engine.h"
-#include "error.h"
+#include "cuda_test.h"
+#include "engine_calls.h"
 #include "gpu.h"
 #include "tiny_model.h"
 
 namespace chai {
 namespace {
 
-std::vector<int32_t> some_ids(int count, unsigned seed, int vocabulary = 97) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(size_t(count), 0);
-  for (auto& id : ids) id = int32_t(random() % unsigned(vocabulary));
-  return ids;
-}
-
-HeadPlan chai_plan(const Config& config, std::vector<int> clusters, int start = 0, int tokens = 5) {
-  HeadPlan plan;
-  plan.method = Method::chai, plan.warmup_start = start, plan.warmup_tokens = tokens;
-  for (int i = 0; i < config.layers; ++i) {
-    PlanLayer layer;
-    layer.rule.clusters = clusters[size_t(i)];
-    plan.layers.push_back(layer);
-  }
-  return plan;
-}
-
 /// The same weights on both backends; the cache in float16 on both.
 struct Pair {
   std::shared_ptr<Engine> cpu, cuda;
   cuda::CudaBackend* backend = nullptr;
 
-  explicit Pair(TinyModel& model, Element compute = Element::float16, bool graphs = true) {
+  explicit Pair(TinyModel& model, Element compute = Element::float16, bool graphs = true, int steps_in_flight = 2) {
     model.options.cache_type = compute;
     cpu = Engine::load(model.options, {});
     CudaOptions options;
-    options.compute = compute, options.graphs = graphs;
+    options.compute = compute, options.graphs = graphs, options.steps_in_flight = steps_in_flight;
     auto made = make_cuda_backend(options);
     backend = static_cast<cuda::CudaBackend*>(made.get());
     cuda = Engine::load(model.options, {}, std::move(made));
   }
 };
-
-std::vector<float> logits_of(Session& session, std::vector<int32_t> ids) {
-  std::promise<EvaluateOutcome> promise;
-  auto future = promise.get_future();
-  const auto job = session.evaluate(std::move(ids), EvaluateResult::all, [&](EvaluateOutcome o) { promise.set_value(std::move(o)); });
-  EvaluateOutcome outcome = future.get();
-  if (outcome.error) std::rethrow_exception(outcome.error);
-  return outcome.values;
-}
 
 /// Relative L2 distance; infinite when anything is not a number.
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
@@ -82,29 +52,28 @@ std::vector<int32_t> greedy(Session& session, std::vector<int32_t> ids, int coun
 }
 
 std::vector<int32_t> generated(Session& session, std::vector<int32_t> ids, GenerateOptions options) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool ready = false;
-  const auto generation = session.generate(std::move(ids), std::move(options), [&] {
-    const std::lock_guard hold(mutex);
-    ready = true;
-    changed.notify_all();
+  Puller puller;
+  puller.start(session, std::move(ids), std::move(options));
+  return puller.all();
+}
+
+/// Generations that begin in one and the same step: the engine is held in a callback until all of them are submitted.
+std::vector<std::vector<int32_t>> together(const std::vector<std::shared_ptr<Session>>& sessions, std::vector<std::vector<int32_t>> prompts,
+                                           std::vector<GenerateOptions> options, Session& bystander) {
+  std::promise<void> held, submitted, evaluated;
+  const auto job = bystander.evaluate({1}, EvaluateResult::none, [&](EvaluateOutcome) {
+    held.set_value();
+    submitted.get_future().wait();
+    evaluated.set_value();
   });
-  std::vector<int32_t> out;
-  for (;;) {
-    const TokenBatch batch = generation->take();
-    out.insert(out.end(), batch.ids.begin(), batch.ids.end());
-    if (batch.error) std::rethrow_exception(batch.error);
-    if (batch.finish != Finish::none) break;
-    if (!batch.ids.empty()) continue;  // `ready` is called only after a take that gave nothing
-    std::unique_lock hold(mutex);
-    changed.wait(hold, [&] { return ready; });
-    ready = false;
-  }
-  std::promise<void> stopped;
-  generation->stop(int(out.size()), [&] { stopped.set_value(); });
-  stopped.get_future().wait();
-  return out;
+  held.get_future().wait();
+  std::vector<Puller> pullers(sessions.size());
+  for (size_t i = 0; i < sessions.size(); ++i) pullers[i].start(*sessions[i], prompts[i], options[i]);
+  submitted.set_value();
+  evaluated.get_future().wait();
+  std::vector<std::vector<int32_t>> texts;
+  for (Puller& puller : pullers) texts.push_back(puller.all());
+  return texts;
 }
 
 /// Scores flatter than the random weights would give: a trained model does not amplify rounding as they do.
@@ -180,6 +149,73 @@ TEST(cuda_backend_recorded_steps_equal_eager_ones) {
   }
   CHECK(texts[0].size() == 40);
   CHECK(texts[0] == texts[1]);
+}
+
+TEST(cuda_backend_steps_in_flight_give_the_same_text) {
+  Config config = tiny_config(2);
+  config.attention_scale *= 0.25f;
+  TinyModel model(config, 5);
+  const HeadPlan plan = chai_plan(config, {3, 4});
+  const auto prompt = some_ids(58, 9);  // the text goes on in a second page
+  GenerateOptions plain = greedy(10), random = greedy(10), penalised;
+  random.sampling.temperature = 0.9f, random.sampling.seed = 3;
+  penalised = random, penalised.sampling.repetition_penalty = 1.2f;
+  std::vector<std::vector<int32_t>> expected;
+  for (const int depth : {1, 2, 4}) {
+    const cuda::LateDevice late(depth != 2);
+    Pair pair(model, Element::float16, true, depth);
+    std::vector<std::vector<int32_t>> texts;
+    for (const auto& options : {penalised, plain, random}) {
+      texts.push_back(generated(*pair.cuda->open(plan), prompt, options));
+      CHECK(pair.backend->most_in_flight() == (texts.size() == 1 ? 1 : depth));
+    }
+    if (depth == 1) expected = texts;
+    CHECK(texts == expected);
+    CHECK(texts[1] == generated(*pair.cpu->open(plan), prompt, plain));
+    CHECK(pair.backend->replays() > 20);
+  }
+}
+
+TEST(cuda_backend_batches_in_flight_shrink_alike) {
+  TinyModel model(tiny_config(2), 6);
+  const HeadPlan plan = chai_plan(model.options.config, {3, 4});
+  std::vector<std::vector<std::vector<int32_t>>> expected;  // [rounds][sessions]
+  std::vector<std::vector<float>> expected_next;            // [sessions]
+  std::vector<int32_t> stops;
+  for (const int depth : {0, 1, 2, 4}) {  // 0: finds tokens to stop at
+    const cuda::LateDevice late(depth != 2);
+    Pair pair(model, Element::float16, true, depth);
+    const auto bystander = pair.cuda->open(dense_plan(model.options.config));
+    std::vector<std::shared_ptr<Session>> sessions;
+    std::vector<GenerateOptions> options;
+    std::vector<std::vector<int32_t>> prompts;
+    for (int i = 0; i < 3; ++i) {
+      sessions.push_back(pair.cuda->open(plan));
+      options.push_back(greedy(4 - i));  // never more than the queue holds: no reader decides who pauses
+      options.back().sampling.temperature = 0.8f, options.back().sampling.seed = unsigned(i);
+      if (i == 0) options.back().stop_tokens = stops;
+      prompts.push_back(some_ids(6 + 5 * i, unsigned(i)));
+    }
+    std::vector<std::vector<std::vector<int32_t>>> rounds;
+    for (int round = 0; round < 3; ++round) {
+      rounds.push_back(together(sessions, prompts, options, *bystander));
+      prompts = {{5}, {}, {}};  // two go on from their last token
+    }
+    if (stops.empty()) {
+      stops = {rounds[1][0][1]};
+      continue;
+    }
+    std::vector<std::vector<float>> next;
+    for (const auto& session : sessions) next.push_back(logits_of(*session, {5}));
+    if (depth == 1) {
+      expected = rounds, expected_next = next;
+      CHECK(rounds[1][0].size() == 1);
+    }
+    CHECK(rounds == expected);
+    CHECK(next == expected_next);
+    CHECK(pair.backend->most_in_flight() == depth);
+    CHECK(pair.backend->replays() > 3);
+  }
 }
 
 TEST(cuda_backend_greedy_text_equals_the_cpu) {

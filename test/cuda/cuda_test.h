@@ -31,6 +31,16 @@ inline void set_schedule(unsigned seed) {
 #endif
 }
 
+/// While one lives, the shim runs work as late as it may (or as early), as a slow (or fast) device would.
+struct LateDevice {
+#if __has_include("simt_fiber.h")
+  explicit LateDevice(bool late) { simt::late = late; }
+  ~LateDevice() { simt::late = false; }
+#else
+  explicit LateDevice(bool) {}
+#endif
+};
+
 /// Device memory with the content of a host vector.
 template <class T>
 class Upload {

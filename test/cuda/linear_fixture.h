@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cublas_standin.h"
 #include "kv_cache.h"
 #include "linear.h"
 #include "random_heads.h"
@@ -83,10 +84,17 @@ inline Config odd_config(int heads, int key_value_heads, int head_dim, bool rota
   return c;
 }
 
+/// How launches are planned.
+struct Planned {
+  int processors = 0;    // multiprocessors, 0: those of the device
+  bool library = false;  // large products through cuBLAS, under the shim through its stand-in
+};
+
 struct Fixture {
   Config config;
   Element type;
-  DeviceFacts device = first_device();
+  Planned planned;
+  DeviceFacts device;
   Linear linear;
   Staging staging{nullptr};
   std::mt19937 random{7};
@@ -98,7 +106,17 @@ struct Fixture {
 #endif
   }
 
-  Fixture(const Config& c, Element compute, int rows) : config(c), type(compute), linear(c, compute, rows, device) {}
+  Fixture(const Config& c, Element compute, int rows, Planned plan = {})
+      : config(c),
+        type(compute),
+        planned(plan),
+        device(with_processors(plan.processors)),
+        linear(c, compute, rows, device, plan.library ? test_library(device) : nullptr) {}
+  static DeviceFacts with_processors(int processors) {
+    DeviceFacts facts = first_device();
+    if (processors > 0) facts.processors = processors;
+    return facts;
+  }
 
   Tensor tensor(int rows, int columns, float deviation, float mean = 0) {
     Tensor out;
@@ -154,6 +172,11 @@ struct Fixture {
     if (bias) out.value += bias->at(0, n);
     out.bound = 1.5 * relative_step(type) * size + 1e-6;
     return out;
+  }
+  /// A product that a pass of its own goes on with is 16 bits wide in between.
+  Expected rounded_by_library(Expected e) const {
+    if (planned.library) e.bound += 2 * relative_step(type) * (std::abs(e.value) + 1);
+    return e;
   }
 };
 

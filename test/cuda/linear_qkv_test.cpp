@@ -28,7 +28,8 @@ std::vector<Expected> expected_head(const Fixture& f, const QkvLayer& layer, int
                                     int position) {
   const int d = f.config.head_dim, half = d / 2;
   std::vector<Expected> out;
-  for (int i = 0; i < d; ++i) out.push_back(f.product(layer.weight[kind], layer.biased ? &layer.bias[kind] : nullptr, head * d + i, row));
+  for (int i = 0; i < d; ++i)
+    out.push_back(f.rounded_by_library(f.product(layer.weight[kind], layer.biased ? &layer.bias[kind] : nullptr, head * d + i, row)));
   if (kind == 2 || f.config.rotary_frequencies.empty()) return out;
   const std::vector<Expected> plain = out;
   for (int i = 0; i < half; ++i) {
@@ -132,10 +133,11 @@ Ragged mixed_step(const Config& c, Element cache, const std::vector<int>& counts
   return ragged;
 }
 
-void check_step(const Config& c, Element type, Element cache, const std::vector<int>& counts, bool warm, bool biased) {
+void check_step(const Config& c, Element type, Element cache, const std::vector<int>& counts, bool warm, bool biased,
+                Planned planned = {}) {
   int rows = 0;
   for (const int count : counts) rows += count;
-  Fixture f(c, type, rows);
+  Fixture f(c, type, rows, planned);
   if (biased) f.widen_blocks();
   const QkvLayer layer(f, biased);
   Ragged ragged = mixed_step(c, cache, counts, warm);
@@ -145,6 +147,38 @@ void check_step(const Config& c, Element type, Element cache, const std::vector<
 Config layer_norm_config(Config c, NormPlacement placement) {
   c.norm = NormKind::layer, c.norm_placement = placement;
   return c;
+}
+
+/// The same warm-up row first alone, then among others, at other places: membership rests on its bits. A library may have the others.
+void check_warm_bits(const Config& c, bool library) {
+  Fixture f(c, Element::float16, 401, {0, library});
+  const QkvLayer layer(f, true);
+  const std::vector<float> others = f.rows(401, c.hidden), the_row = f.rows(1, c.hidden);
+  std::vector<uint16_t> first;
+  for (const int before : {0, 1, 4, 15, 40, 63, 69, 128, 390, 391}) {
+    if (before == 391) f.widen_blocks();
+    Ragged ragged(c, Element::float16, 2, 460);
+    ragged.add_sequence(library ? HeadKind::dense : HeadKind::free, false);
+    ragged.add_sequence(HeadKind::clustered, true);
+    if (before) ragged.add_segment(0, 3, before, false);
+    ragged.add_segment(1, 4, 1, true);
+    if (before > 4) ragged.add_segment(0, 400, 9, false);
+    std::vector<float> x(others.begin(), others.begin() + ragged.step.rows() * pitch_of(c.hidden));
+    std::copy(the_row.begin(), the_row.end(), x.begin() + before * pitch_of(c.hidden));
+    const Outcome got = run(f, layer, ragged, 1, x);
+    const size_t pitch = size_t(pitch_of(c.query_width()));
+    std::vector<uint16_t> bits(got.queries.begin() + std::ptrdiff_t(size_t(before) * pitch),
+                               got.queries.begin() + std::ptrdiff_t(size_t(before + 1) * pitch));
+    for (int head = 0; head < c.key_value_heads; ++head) {
+      const int blocks = ragged.sequences[1].geometry->warm_blocks;
+      const size_t page = size_t(ragged.sequences[1].warm_ids[size_t((c.key_value_heads + head) * blocks)]);
+      const unsigned char* key = got.pool.data() + page * ragged.step.pool.page_bytes + 4 * ragged.step.pool.row_bytes;
+      bits.resize(bits.size() + size_t(c.head_dim));
+      std::memcpy(bits.data() + bits.size() - size_t(c.head_dim), key, size_t(c.head_dim) * 2);
+    }
+    if (first.empty()) first = bits;
+    CHECK(bits == first);
+  }
 }
 
 }  // namespace
@@ -170,6 +204,13 @@ TEST(cuda_qkv_small_batches) {
   check_step(layer_norm_config(odd_config(5, 5, 7, false), NormPlacement::before), Element::bfloat16, Element::bfloat16, {20, 1}, false,
              true);
   check_step(odd_config(2, 1, 256, true), Element::float16, Element::float16, {5, 1}, false, true);
+}
+
+TEST(cuda_qkv_of_tiles_that_several_blocks_share) {
+  Config c = odd_config(6, 3, 40, true);
+  c.hidden = c.embedding = 700;
+  for (const int processors : {3, 12, 50}) check_step(c, Element::float16, Element::float16, {1, 4, 1, 2}, false, true, {processors});
+  check_step(c, Element::bfloat16, Element::bfloat16, {30, 1, 1, 38}, false, false, {30});
 }
 
 TEST(cuda_qkv_prefill) {
@@ -226,37 +267,22 @@ TEST(cuda_qkv_rows_beyond_the_step_are_left_alone) {
   }
 }
 
-/// The same warm-up row first alone, then among others, at other places: membership rests on its bits.
+/// Most heads through the library; rows of warm-up segments, short runs between them and layers of few heads through our own kernels.
+TEST(cuda_qkv_by_a_library) {
+  const int before = library_calls();
+  check_step(odd_config(6, 3, 10, true), Element::float16, Element::float16, {400, 1, 8, 390}, true, true, {0, true});
+  check_step(odd_config(8, 2, 20, true), Element::bfloat16, Element::float16, {1, 1, 257}, false, true, {0, true});
+  check_step(layer_norm_config(odd_config(5, 5, 7, false), NormPlacement::after), Element::float16, Element::float16, {100, 1, 200}, false,
+             false, {0, true});
+  CHECK(library_calls() > before || !library_is_counted());
+}
+
 TEST(cuda_qkv_bits_of_a_warm_up_row_depend_on_nothing_but_the_row) {
   const Config c = odd_config(6, 3, 24, true);
-  Fixture f(c, Element::float16, 301);
-  const QkvLayer layer(f, true);
-  const std::vector<float> others = f.rows(301, c.hidden), the_row = f.rows(1, c.hidden);
-  std::vector<uint16_t> first;
-  for (const int before : {0, 1, 4, 15, 40, 63, 69, 128, 290, 291}) {
-    if (before == 291) f.widen_blocks();
-    Ragged ragged(c, Element::float16, 2, 460);
-    ragged.add_sequence(HeadKind::free, false);
-    ragged.add_sequence(HeadKind::clustered, true);
-    if (before) ragged.add_segment(0, 3, before, false);
-    ragged.add_segment(1, 4, 1, true);
-    if (before > 4) ragged.add_segment(0, 400, 9, false);
-    std::vector<float> x(others.begin(), others.begin() + ragged.step.rows() * pitch_of(c.hidden));
-    std::copy(the_row.begin(), the_row.end(), x.begin() + before * pitch_of(c.hidden));
-    const Outcome got = run(f, layer, ragged, 1, x);
-    const size_t pitch = size_t(pitch_of(c.query_width()));
-    std::vector<uint16_t> bits(got.queries.begin() + std::ptrdiff_t(size_t(before) * pitch),
-                               got.queries.begin() + std::ptrdiff_t(size_t(before + 1) * pitch));
-    for (int head = 0; head < c.key_value_heads; ++head) {
-      const int blocks = ragged.sequences[1].geometry->warm_blocks;
-      const size_t page = size_t(ragged.sequences[1].warm_ids[size_t((c.key_value_heads + head) * blocks)]);
-      const unsigned char* key = got.pool.data() + page * ragged.step.pool.page_bytes + 4 * ragged.step.pool.row_bytes;
-      bits.resize(bits.size() + size_t(c.head_dim));
-      std::memcpy(bits.data() + bits.size() - size_t(c.head_dim), key, size_t(c.head_dim) * 2);
-    }
-    if (first.empty()) first = bits;
-    CHECK(bits == first);
-  }
+  check_warm_bits(c, false);
+  const int calls = library_calls();
+  check_warm_bits(c, true);
+  CHECK(library_calls() == calls + 6 || !library_is_counted());
 }
 
 }  // namespace chai::cuda

@@ -1,15 +1,18 @@
-// The CUDA runtime calls of cuda/runtime.h on the host: memory is the heap, streams are names, work runs when it is enqueued, or when the
-// graph is replayed that recorded it. A budget makes "out of memory" testable. What a device forbids while it records is refused here too.
+// The CUDA runtime calls of cuda/runtime.h on the host: memory is the heap, streams are names, work runs when it is enqueued (or as late as
+// it may, simt::late), or when the graph is replayed that recorded it. A budget makes "out of memory" testable. What a device forbids while
+// it records is refused here too.
 #include "runtime.h"
 
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 
 #include "error.h"
 #include "simt_fiber.h"
 #include "simt_runtime.h"
+#include "tensor_map.h"
 
 namespace chai::cuda {
 namespace {
@@ -17,6 +20,7 @@ namespace {
 struct Heap {
   std::mutex mutex;
   std::unordered_map<void*, size_t> blocks;
+  std::map<const void*, size_t> pinned;
   uint64_t used = 0, total = uint64_t{4} << 30;
 };
 Heap& heap() {
@@ -27,6 +31,19 @@ Heap& heap() {
 /// As cudaStreamCaptureModeThreadLocal: a call that waits or allocates breaks the recording.
 void refuse_while_recording(const char* what) {
   if (simt::recording()) throw Error(Code::device_fault, std::string(what) + " while a graph is recorded");
+}
+
+void run_all_work() {
+  simt::run_late([] { return false; });
+}
+
+/// Copies from and to other host memory do not outlast the call.
+bool is_pinned(const void* memory) {
+  const std::lock_guard hold(heap().mutex);
+  const auto after = heap().pinned.upper_bound(memory);
+  if (after == heap().pinned.begin()) return false;
+  const auto [first, bytes] = *std::prev(after);
+  return static_cast<const char*>(memory) < static_cast<const char*>(first) + bytes;
 }
 
 }  // namespace
@@ -65,6 +82,7 @@ void* allocate_device(size_t bytes) {
 }
 void free_device(void* memory) noexcept {
   if (!memory) return;
+  run_all_work();  // freeing waits for the device
   Heap& h = heap();
   const std::lock_guard hold(h.mutex);
   h.used -= h.blocks[memory];
@@ -74,18 +92,29 @@ void free_device(void* memory) noexcept {
 void* allocate_pinned(size_t bytes) {
   refuse_while_recording("page-locked memory is allocated");
   void* memory = ::operator new (bytes, std::align_val_t{256}, std::nothrow);
-  if (memory) std::memset(memory, 0xff, bytes);
+  if (!memory) return nullptr;
+  std::memset(memory, 0xff, bytes);
+  const std::lock_guard hold(heap().mutex);
+  heap().pinned[memory] = bytes;
   return memory;
 }
-void free_pinned(void* memory) noexcept { ::operator delete (memory, std::align_val_t{256}); }
+void free_pinned(void* memory) noexcept {
+  run_all_work();
+  const std::lock_guard hold(heap().mutex);
+  heap().pinned.erase(memory);
+  ::operator delete (memory, std::align_val_t{256});
+}
 
 Stream make_stream() { return reinterpret_cast<Stream>(new char); }
 void free_stream(Stream stream) noexcept { delete reinterpret_cast<char*>(stream); }
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
-  simt::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  if (is_pinned(from)) return simt::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  const auto* first = static_cast<const char*>(from);
+  simt::enqueue(stream, [to, staged = std::vector<char>(first, first + bytes)] { std::memcpy(to, staged.data(), staged.size()); });
 }
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
   simt::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  if (!is_pinned(to)) run_all_work();
 }
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
   simt::enqueue(stream, [=] { std::memmove(to, from, bytes); });
@@ -93,18 +122,29 @@ void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
 void fill(void* to, int byte, size_t bytes, Stream stream) {
   simt::enqueue(stream, [=] { std::memset(to, byte, bytes); });
 }
-void synchronize(Stream) { refuse_while_recording("a stream is waited for"); }
+void synchronize(Stream) {
+  refuse_while_recording("a stream is waited for");
+  run_all_work();
+}
 
 using Clock = std::chrono::steady_clock;
-Event make_event() { return reinterpret_cast<Event>(new Clock::time_point(Clock::now())); }
-void free_event(Event event) noexcept { delete reinterpret_cast<Clock::time_point*>(event); }
+struct HostEvent {
+  Clock::time_point time;
+  bool happened = true;
+};
+HostEvent& host_event(Event event) { return *reinterpret_cast<HostEvent*>(event); }
+Event make_event() { return reinterpret_cast<Event>(new HostEvent{Clock::now()}); }
+void free_event(Event event) noexcept { delete &host_event(event); }
 void record(Event event, Stream stream) {
-  simt::enqueue(stream, [=] { *reinterpret_cast<Clock::time_point*>(event) = Clock::now(); });
+  host_event(event).happened = false;
+  simt::enqueue(stream, [event] { host_event(event) = {Clock::now(), true}; });
 }
-void wait(Event) { refuse_while_recording("an event is waited for"); }
+void wait(Event event) {
+  refuse_while_recording("an event is waited for");
+  simt::run_late([event] { return host_event(event).happened; });
+}
 float milliseconds_between(Event from, Event to) {
-  return std::chrono::duration<float, std::milli>(*reinterpret_cast<Clock::time_point*>(to) - *reinterpret_cast<Clock::time_point*>(from))
-      .count();
+  return std::chrono::duration<float, std::milli>(host_event(to).time - host_event(from).time).count();
 }
 
 void begin_capture(Stream stream) {
@@ -120,5 +160,13 @@ void replay(Graph graph, Stream stream) {
   for (const auto& work : *reinterpret_cast<Recorded*>(graph)) simt::enqueue(stream, work);
 }
 void free_graph(Graph graph) noexcept { delete reinterpret_cast<Recorded*>(graph); }
+
+bool tensor_maps_work() { return true; }
+dev::TensorMap map_of_pages(const void* base, uint64_t page_bytes, uint64_t row_bytes, uint64_t pages, Element) {
+  if (reinterpret_cast<uintptr_t>(base) % 16 || page_bytes % 16 || row_bytes % 16 || row_bytes < 128)
+    throw Error(Code::device_fault, "a tensor map that a driver would refuse");
+  return {static_cast<const unsigned char*>(base),  row_bytes, page_bytes, int(row_bytes / 2), 64,
+          int(std::min<uint64_t>(pages, INT32_MAX))};
+}
 
 }  // namespace chai::cuda

@@ -22,6 +22,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define __restrict__ __restrict
+#define __grid_constant__
 #define __shared__ static thread_local  // one block at a time on each OS thread
 #define threadIdx (simt::current->fiber->thread)
 #define blockIdx (simt::current->block)
@@ -209,3 +210,5 @@ inline void let_next_kernel_start() {}
 inline float exp2_fast(float x) { return std::exp2(x); }
 
 }  // namespace dev
+
+#include "simt_hopper.h"

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -95,12 +96,11 @@ Stacks& stacks() {
   return all;
 }
 
-void yield() { switch_to(&current->fiber->stack_pointer, current->scheduler); }
-
 void run_fiber() {
   Block& block = *current;
   (*block.body)();
   Fiber& me = *block.fiber;
+  if (me.products.size() > 0) die("a thread ends with products under way", "");  // no temporaries: this frame is never left
   me.state = State::done;
   --block.live;
   block.warps[me.index / 32].alive &= ~(1u << (me.index & 31));
@@ -143,6 +143,8 @@ void start_fibers(Block& block, std::vector<unsigned char*>& stack_of) {
   block.warps.assign((threads + 31) / 32, Warp{});
   block.live = unsigned(threads);
   block.waiting = 0;
+  std::fill(std::begin(block.some_waiting), std::end(block.some_waiting), 0u);
+  block.writers.assign(block.shared_bytes / 16, Writer{});
   while (stack_of.size() < threads) stack_of.push_back(stacks().take());
   for (size_t i = 0; i < threads; ++i) {
     Fiber& fiber = block.fibers[i];
@@ -151,7 +153,10 @@ void start_fibers(Block& block, std::vector<unsigned char*>& stack_of) {
     fiber.thread = dim3(at % x, at / x % y, at / x / y);
     fiber.state = State::ready;
     fiber.copies.clear();
-    fiber.copy_group = 0;
+    fiber.products.clear();
+    fiber.copy_group = fiber.product_group = 0;
+    fiber.products_open = false;
+    fiber.fences = 0;
     fiber.stack_pointer = prepare_stack(stack_of[i], run_fiber);
     block.warps[i / 32].alive |= 1u << (i & 31);
   }
@@ -174,11 +179,21 @@ void run_block(Block& block, std::vector<unsigned char*>& stack_of) {
         if (fiber.state == State::at_barrier) fiber.state = State::ready;
       any = true;
     }
+    if (!any && !block.boxes.empty()) {  // the latest moment, in any order
+      std::swap(block.boxes[random(unsigned(block.boxes.size()))], block.boxes.back());
+      const BoxCopy box = block.boxes.back();
+      block.boxes.pop_back();
+      box.land(box);
+      any = true;
+    }
     if (!any) die("deadlock: some threads wait in a warp collective or at a barrier that the others never reach", "");
   }
+  if (!block.boxes.empty()) die("a block ends with tensor copies under way", "");
 }
 
 }  // namespace
+
+void yield() { switch_to(&current->fiber->stack_pointer, current->scheduler); }
 
 void die(const char* message, const char* detail) {
   const dim3 at = current ? current->block : dim3(0, 0, 0);
@@ -192,12 +207,35 @@ void PendingCopy::land() const {
     std::memcpy(to, from, bytes);
   else
     std::memset(to, 0, bytes);
+  wrote_shared(to);
 }
 
 void block_barrier() {
   current->fiber->state = State::at_barrier;
   ++current->waiting;
   yield();
+}
+
+void barrier_of_some(unsigned id, unsigned threads) {
+  Block& block = *current;
+  if (id == 0 || id > 15 || threads % 32) die("barrier_of_some wants ids 1 to 15 and whole warps", "");
+  if (++block.some_waiting[id] < threads) {
+    block.fiber->state = State::at_some_barrier;
+    block.fiber->some_barrier = id;
+    return yield();
+  }
+  block.some_waiting[id] = 0;
+  for (Fiber& fiber : block.fibers)
+    if (fiber.state == State::at_some_barrier && fiber.some_barrier == id) fiber.state = State::ready;
+}
+
+Writer* writer_of(const void* at) {
+  const size_t offset = size_t(static_cast<const unsigned char*>(at) - current->shared);
+  return offset / 16 < current->writers.size() ? &current->writers[offset / 16] : nullptr;
+}
+
+void wrote_shared(const void* to) {
+  if (Writer* writer = writer_of(to)) *writer = {uint16_t(current->fiber->index + 1), current->fiber->fences};
 }
 
 namespace {
@@ -267,13 +305,33 @@ struct Recording {
 };
 thread_local Recording recorded;
 
+struct Late {
+  std::mutex mutex;
+  std::deque<std::function<void()>> work;  // of all streams
+};
+Late& waiting_work() {
+  static Late all;
+  return all;
+}
+
 }  // namespace
 
+bool late = false;
+
+void run_late(const std::function<bool()>& done) {
+  Late& waiting = waiting_work();
+  const std::lock_guard hold(waiting.mutex);
+  while (!done() && !waiting.work.empty()) {
+    waiting.work.front()();
+    waiting.work.pop_front();
+  }
+}
+
 void enqueue(const void* stream, std::function<void()> work) {
-  if (recorded.open && recorded.stream == stream)
-    recorded.work.push_back(std::move(work));
-  else
-    work();
+  if (recorded.open && recorded.stream == stream) return recorded.work.push_back(std::move(work));
+  if (!late || !stream) return work();
+  const std::lock_guard hold(waiting_work().mutex);
+  waiting_work().work.push_back(std::move(work));
 }
 
 bool begin_recording(const void* stream) {

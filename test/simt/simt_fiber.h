@@ -18,7 +18,27 @@ struct PendingCopy {
   void land() const;
 };
 
-enum class State : uint8_t { ready, in_collective, at_barrier, done };
+/// A warpgroup product under way: every lane computes its part at the wait that covers it, reading registers and shared memory as they are
+/// then (seeds with bit 1 clear), so that what was touched too early shows.
+struct PendingProduct {
+  void (*run)(const PendingProduct&);
+  float* sums;
+  const uint32_t* fragments;  // null: the first matrix lies in shared memory, at first_matrix
+  uint64_t first_matrix, second_matrix;
+  bool add;
+  unsigned group;
+};
+
+/// A box on its way from a tensor in global memory to shared memory.
+struct BoxCopy {
+  unsigned char* to;
+  const unsigned char* from;  // first line; null: all zeros
+  uint64_t line_bytes;        // between lines of the tensor
+  uint64_t* barrier;
+  void (*land)(const BoxCopy&);
+};
+
+enum class State : uint8_t { ready, in_collective, at_barrier, at_some_barrier, at_shared_barrier, done };
 
 struct Fiber {
   void* stack_pointer = nullptr;
@@ -27,6 +47,18 @@ struct Fiber {
   unsigned index = 0;  // of the thread in its block
   std::vector<PendingCopy> copies;
   unsigned copy_group = 0;
+  std::vector<PendingProduct> products;
+  unsigned product_group = 0;
+  bool products_open = false;         // between product_begin and product_wait
+  uint16_t fences = 0;                // fence_for_products so far
+  const uint64_t* awaited = nullptr;  // barrier in shared memory, and the parity that ends the wait when it is over
+  uint32_t awaited_parity = 0;
+  unsigned some_barrier = 0;
+};
+
+/// Who wrote 16 bytes of shared memory last by plain means, and how many fences that thread had called: 0 for nobody.
+struct Writer {
+  uint16_t thread = 0, fences = 0;
 };
 
 /// What the lanes of a partial collective published, until each of them has come to its next one.
@@ -58,6 +90,9 @@ struct Block {
   unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
   unsigned waiting = 0, live = 0;
+  unsigned some_waiting[16] = {};  // threads at barrier_of_some, by id
+  std::vector<BoxCopy> boxes;      // under way
+  std::vector<Writer> writers;     // of each 16 bytes of dynamic shared memory
 };
 
 extern thread_local Block* current;
@@ -68,13 +103,25 @@ using Slots = uint64_t (*)[8];
 
 [[noreturn]] void die(const char* message, const char* detail);
 void block_barrier();
+void barrier_of_some(unsigned id, unsigned threads);
+/// Lets others run; back when the running fiber's state is ready.
+void yield();
+/// The running thread wrote 16 bytes of shared memory, not through a tensor copy.
+void wrote_shared(const void* to);
+/// Null outside the block's dynamic shared memory.
+Writer* writer_of(const void* at);
 /// Publishes n <= 64 bytes, waits for all lanes of the mask, returns what each lane published.
 Slots collective(uint32_t mask, const char* what, const void* from, size_t n);
 inline unsigned lane() { return current->fiber->index & 31; }
 
 void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
-/// Runs `work` now, or records it when this thread is recording the stream.
+/// Work on streams waits until somebody waits for it, as on a device that is slower than the host. Set it while no stream has work.
+extern bool late;
+/// Runs what waits, oldest first, until `done` holds or nothing is left.
+void run_late(const std::function<bool()>& done);
+
+/// Runs `work` now (later when `late`), or records it when this thread is recording the stream.
 void enqueue(const void* stream, std::function<void()> work);
 /// From here until end_recording, this thread's work on the stream is kept instead of run. False: a recording is open already.
 bool begin_recording(const void* stream);
