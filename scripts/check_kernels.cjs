@@ -9,11 +9,9 @@ const { gpuCode } = require('./package/kernels.cjs');
 const families = ['decode_kernel', 'prefill_kernel', 'gemv', 'gemm'];
 /**
  * Kernels that may keep numbers of a thread in memory: `bytes` at most. All others must hold everything in registers, and a kernel that no longer
- * needs its line here must lose it. `on`: one architecture.
+ * needs its line here must lose it.
  */
 const exceptions = [
-  { on: 'sm_90a', kernel: 'prefill_kernel<__half, __half, 80, 1>', bytes: 32, why: 'ptxas spills at 128 registers; on sm_80 it fits' },
-  { on: 'sm_90a', kernel: 'prefill_kernel<__nv_bfloat16, __nv_bfloat16, 80, 1>', bytes: 32, why: 'the same' },
   { kernel: 'plan_kernel', bytes: 128, why: 'a list that is indexed; one block a step' },
   { kernel: 'rotary', bytes: 64, why: 'sine and cosine of large angles; once a step' },
   { kernel: 'draw_kernel', bytes: 128, why: 'lists that are indexed; one block a sequence' },
@@ -29,16 +27,15 @@ function servedBy(capability, codes) {
   return codes.findLast(fits) ?? codes.findLast(({ ptx, architecture }) => ptx && architecture <= capability);
 }
 
-function spills({ name, kernels }) {
+function spills({ kernels }) {
   const faults = [];
-  const allowed = exceptions.filter(({ on }) => on === undefined || on === name);
   for (const family of families) if (!kernels.some((kernel) => kernel.name.startsWith(family))) faults.push(`has no kernel ${family}`);
   for (const kernel of kernels.filter(({ stack }) => stack > 0)) {
-    const exception = allowed.find((one) => one.kernel === kernel.name);
+    const exception = exceptions.find((one) => one.kernel === kernel.name);
     if (!exception || kernel.stack > exception.bytes)
       faults.push(`${kernel.name} keeps ${kernel.stack} bytes a thread in memory beside ${kernel.registers} registers`);
   }
-  for (const { kernel } of allowed)
+  for (const { kernel } of exceptions)
     if (!kernels.some((one) => one.name === kernel && one.stack > 0))
       faults.push(`${kernel} needs no exception any more: take it out of scripts/check_kernels.cjs`);
   return faults;
