@@ -167,7 +167,7 @@ TEST(cuda_backend_steps_in_flight_give_the_same_text) {
     std::vector<std::vector<int32_t>> texts;
     for (const auto& options : {penalised, plain, random}) {
       texts.push_back(generated(*pair.cuda->open(plan), prompt, options));
-      CHECK(pair.backend->most_in_flight() == (texts.size() == 1 ? 1 : depth));
+      CHECK(ran_ahead(pair.backend->most_in_flight(), texts.size() == 1 ? 1 : depth));
     }
     if (depth == 1) expected = texts;
     CHECK(texts == expected);

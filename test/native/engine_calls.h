@@ -1,5 +1,6 @@
 // What tests of the engine share: prompts, plans, and calls that wait. In: sessions. Out: logits, tokens, error codes.
 #pragma once
+#include <algorithm>
 #include <condition_variable>
 #include <future>
 #include <mutex>
@@ -85,6 +86,9 @@ inline GenerateOptions greedy(int count) {
   options.max_tokens = count;
   return options;
 }
+
+/// Whether steps ran ahead as far as they must. A fourth in flight waits for the reader: the queue holds four tokens with those to come.
+inline bool ran_ahead(int most, int depth) { return most <= depth && most >= std::min(depth, 3); }
 
 template <class Call>
 Code code_of(Call call) {
