@@ -1,19 +1,21 @@
 """Trains a small Llama-style multi-head-attention model from scratch; writes a Hugging Face directory with float16 weights.
 
 In: text files (.txt.xz, documents separated by form feeds). Out: config.json, model.safetensors, tokenizer.json, training.json.
-usage: train_model.py TEXT.xz... --out DIR [--dim 256 --layers 8 --heads 8 --ffn 688 --vocab 4096 --context 512]
+usage: train_model.py TEXT.xz... --out DIR [--from DIR] [--dim 256 --layers 8 --heads 8 --ffn 688 --vocab 4096 --context 512]
        [--batch 8 --minutes 120 --lr 2e-3 --max-mb MB --seed 1 --threads N --bfloat16 --compile]
 Runs on CUDA (bfloat16 autocast) when there is one, else on the CPU. Stops on the clock, not on a step count; the learning rate falls to
-zero by then. The latest weights and their held-out loss are kept on disk all the time. Matrices of the layers learn by Muon (Jordan et al., 2024;
-its step scaled to the size of AdamW's, Liu et al., 2025), the embedding and the norms by AdamW. Needs torch >= 2.9, tokenizers, safetensors, numpy.
+zero by then. The latest weights and their held-out loss are kept on disk all the time. --from goes on from an earlier run's weights and
+tokenizer: give it the same shape and text, so that the held-out part stays the same, and another seed. Matrices of the layers learn by Muon
+(Jordan et al., 2024; its step scaled to the size of AdamW's, Liu et al., 2025), the embedding and the norms by AdamW.
+Needs torch >= 2.9, tokenizers, safetensors, numpy.
 """
 import argparse, json, lzma, math, pathlib, time
 import torch, torch.nn as nn, torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 p = argparse.ArgumentParser()
-p.add_argument("text", nargs="+"); p.add_argument("--out", required=True)
+p.add_argument("text", nargs="+"); p.add_argument("--out", required=True); p.add_argument("--from", dest="earlier", type=pathlib.Path)
 for name, value in dict(dim=256, layers=8, heads=8, ffn=688, vocab=4096, context=512, batch=8, seed=1, threads=0).items():
     p.add_argument(f"--{name}", type=int, default=value)
 p.add_argument("--minutes", type=float, default=10); p.add_argument("--lr", type=float, default=2e-3)
@@ -31,10 +33,13 @@ total, kept = 0, []
 for b in books:
     if total > a.max_mb * 1e6: break
     kept.append(b); total += len(b)
-tok = Tokenizer(models.BPE()); tok.decoder = decoders.ByteLevel()
-tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-tok.train_from_iterator((b[:400_000] for b in kept), trainers.BpeTrainer(vocab_size=a.vocab, show_progress=False,
-    special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+if a.earlier:
+    tok = Tokenizer.from_file(str(a.earlier / "tokenizer.json"))
+else:
+    tok = Tokenizer(models.BPE()); tok.decoder = decoders.ByteLevel()
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.train_from_iterator((b[:400_000] for b in kept), trainers.BpeTrainer(vocab_size=a.vocab, show_progress=False,
+        special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
 ids = []
 for b in kept:                                     # paragraphs in chunks: the tokenizer is far faster on lists
     ids.append(0)
@@ -94,14 +99,18 @@ def evaluate():
     with amp: loss = sum(m(*batch(valid, 16)).item() for _ in range(8)) / 8
     torch.random.set_rng_state(g); return loss
 
-def save(loss, steps):
+def named():
+    """The parameters by their names in the file."""
     w = {"model.embed_tokens.weight": m.embed.weight, "model.norm.weight": m.norm.weight}
     for i, l in enumerate(m.layers):
         q = f"model.layers.{i}."
         w |= {q + "input_layernorm.weight": l.n1.weight, q + "post_attention_layernorm.weight": l.n2.weight}
         w |= {q + f"self_attn.{n}_proj.weight": getattr(l, n).weight for n in "qkvo"}
         w |= {q + f"mlp.{n}_proj.weight": getattr(l, n).weight for n in ("gate", "up", "down")}
-    save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in w.items()}, out / "model.safetensors", {"format": "pt"})
+    return w
+
+def save(loss, steps):
+    save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in named().items()}, out / "model.safetensors", {"format": "pt"})
     (out / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": a.dim,
         "intermediate_size": a.ffn, "num_hidden_layers": a.layers, "num_attention_heads": a.heads, "num_key_value_heads": a.heads,
         "vocab_size": a.vocab, "max_position_embeddings": a.context, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
@@ -111,8 +120,13 @@ def save(loss, steps):
         "model_max_length": a.context, "add_bos_token": False, "clean_up_tokenization_spaces": False}))
     (out / "training.json").write_text(json.dumps({"parameters": n_par, "steps": steps, "tokens": steps * a.batch * a.context,
         "validation_nats_per_token": loss, "device": device, "characters": total, "books": len(kept), "date": time.strftime("%Y-%m-%d"),
-        "settings": {k: v for k, v in vars(a).items() if k not in ("text", "out")}}))
+        "settings": {k: v for k, v in vars(a).items() if k not in ("text", "out", "earlier")},
+        **({"earlier": json.loads((a.earlier / "training.json").read_text())} if a.earlier else {})}))
 
+if a.earlier:
+    with torch.no_grad():
+        stored = load_file(a.earlier / "model.safetensors")
+        for k, w in named().items(): w.copy_(stored[k])
 print(f"{n_par/1e6:.2f} M parameters on {device}", flush=True)
 start, steps, shown = time.time(), 0, 0.0
 while True:

@@ -45,16 +45,7 @@ TEST(cuda_decode_every_cluster_count) {
   const Config config = attention_config(9, 9, 64);
   AttentionCase c(config, bf16, bf16, 3);
   for (int clusters = 1; clusters <= 9; ++clusters) {
-    HeadMap map;
-    for (int layer = 0; layer < config.layers; ++layer) {
-      Membership membership;
-      membership.cluster_of = random_onto(config.heads, clusters, c.random());
-      for (int cluster = 0; cluster < clusters; ++cluster)
-        membership.representatives.push_back(
-            int(std::find(membership.cluster_of.begin(), membership.cluster_of.end(), cluster) - membership.cluster_of.begin()));
-      map.push_back(clustered_heads(config, layer, membership));
-    }
-    c.add_segment(c.add_sequence(map), 20 * clusters, 1);
+    c.add_segment(c.add_sequence(random_clusters_map(config, clusters, c.random())), 20 * clusters, 1);
   }
   c.build();
   CHECK(c.error(c.run()) <= 1);

@@ -1,19 +1,11 @@
 // The prefill kernel for Hopper against double precision: the cases of the kernel for every device, and what only this one can get wrong.
-// On a device other than compute capability 9.0 there is nothing to run.
+// On a device other than compute capability 9.0 it is left out.
 #include "attention_case.h"
 
 namespace chai::cuda {
 namespace {
 
 constexpr Element f16 = Element::float16, bf16 = Element::bfloat16;
-
-bool has_device() {
-#if __has_include("simt_fiber.h")
-  return true;
-#else
-  return test_device().capability == 90;
-#endif
-}
 
 /// Runs a built case by the kernel for Hopper; its error as AttentionCase::error, infinite when another kernel would have run.
 std::vector<std::vector<uint16_t>> run_on_hopper(const Config& config, AttentionCase& c) {
@@ -29,7 +21,7 @@ double hopper_error(const Config& config, AttentionCase& c) { return c.error(run
 TEST(cuda_hopper_one_tile) {
   for (const int head_dim : {64, 128})
     for (const Element type : {f16, bf16}) {
-      if (!has_device()) return;
+      needs_hopper();
       const Config config = attention_config(1, 1, head_dim);
       AttentionCase c(config, type, type, 1);
       c.add_segment(c.add_sequence(HeadKind::dense), 0, 64);
@@ -39,7 +31,7 @@ TEST(cuda_hopper_one_tile) {
 }
 
 TEST(cuda_hopper_schedules_and_heads_that_share_scores) {
-  if (!has_device()) return;
+  needs_hopper();
   for (unsigned seed = 0; seed < 6; ++seed) {
     set_schedule(seed);
     const Config config = attention_config(3, 3, seed % 2 ? 64 : 128);
@@ -52,7 +44,7 @@ TEST(cuda_hopper_schedules_and_heads_that_share_scores) {
 }
 
 TEST(cuda_hopper_head_maps_and_chunks) {
-  if (!has_device()) return;
+  needs_hopper();
   const int places[][2] = {{0, 140}, {37, 64}, {64, 9}, {127, 30}, {300, 9}};  // position, count
   for (const int key_value_heads : {4, 2})
     for (const HeadKind kind : {HeadKind::dense, HeadKind::clustered, HeadKind::free, HeadKind::shared_layers}) {
@@ -66,20 +58,11 @@ TEST(cuda_hopper_head_maps_and_chunks) {
 }
 
 TEST(cuda_hopper_every_cluster_size) {
-  if (!has_device()) return;
+  needs_hopper();
   const Config config = attention_config(5, 5, 128);
   AttentionCase c(config, bf16, bf16, 3);
   for (int clusters = 1; clusters <= 5; ++clusters) {
-    HeadMap map;
-    for (int layer = 0; layer < config.layers; ++layer) {
-      Membership membership;
-      membership.cluster_of = random_onto(config.heads, clusters, c.random());
-      for (int cluster = 0; cluster < clusters; ++cluster)
-        membership.representatives.push_back(
-            int(std::find(membership.cluster_of.begin(), membership.cluster_of.end(), cluster) - membership.cluster_of.begin()));
-      map.push_back(clustered_heads(config, layer, membership));
-    }
-    c.add_segment(c.add_sequence(map), 3 * clusters, 9 + 12 * clusters);
+    c.add_segment(c.add_sequence(random_clusters_map(config, clusters, c.random())), 3 * clusters, 9 + 12 * clusters);
   }
   c.build();
   CHECK(hopper_error(config, c) <= 1);
@@ -87,7 +70,7 @@ TEST(cuda_hopper_every_cluster_size) {
 
 /// Keys before the window are gone, and their pages hold NaN: the values' rows beside the valid ones must be cleared, at both ends.
 TEST(cuda_hopper_sliding_window) {
-  if (!has_device()) return;
+  needs_hopper();
   for (const int window : {1, 7, 64, 200}) {
     Config config = attention_config(2, 2, window == 7 ? 128 : 64);
     config.sliding_window = window;
@@ -100,7 +83,7 @@ TEST(cuda_hopper_sliding_window) {
 }
 
 TEST(cuda_hopper_page_edges) {
-  if (!has_device()) return;
+  needs_hopper();
   const Config config = attention_config(2, 2, 128);
   AttentionCase c(config, f16, f16, 9);
   for (const int count : {9, 63, 64, 65, 127, 128, 129})
@@ -112,7 +95,7 @@ TEST(cuda_hopper_page_edges) {
 
 /// Page ids come to the loader 32 at a time.
 TEST(cuda_hopper_many_pages) {
-  if (!has_device()) return;
+  needs_hopper();
   const Config config = attention_config(2, 2, 64);
   AttentionCase c(config, bf16, bf16, 11);
   c.add_segment(c.add_sequence(HeadKind::clustered), 2200, 9);
@@ -121,7 +104,7 @@ TEST(cuda_hopper_many_pages) {
 }
 
 TEST(cuda_hopper_mixed_step_with_warm_up) {
-  if (!has_device()) return;
+  needs_hopper();
   for (unsigned seed = 0; seed < 4; ++seed) {
     set_schedule(seed);
     const Config config = attention_config(4, seed % 2 ? 2 : 4, 64);
@@ -149,7 +132,7 @@ std::vector<uint16_t> rows_behind(int cut, int first) {
 }
 
 TEST(cuda_hopper_chunks_give_the_same_bits) {
-  if (!has_device()) return;
+  needs_hopper();
   CHECK(rows_behind(70, 0) == rows_behind(70, 70));
 }
 
@@ -166,7 +149,7 @@ std::vector<uint16_t> warm_up_rows(int others) {
 }
 
 TEST(cuda_hopper_warm_up_rows_do_not_depend_on_the_batch) {
-  if (!has_device()) return;
+  needs_hopper();
   CHECK(warm_up_rows(0) == warm_up_rows(3));
 }
 

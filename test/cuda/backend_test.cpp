@@ -29,17 +29,6 @@ struct Pair {
   }
 };
 
-/// Relative L2 distance; infinite when anything is not a number.
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  if (a.size() != b.size() || a.empty()) return INFINITY;
-  double difference = 0, whole = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    whole += double(b[i]) * b[i];
-  }
-  return std::isfinite(difference) ? std::sqrt(difference / whole) : INFINITY;
-}
-
 std::vector<int32_t> greedy(Session& session, std::vector<int32_t> ids, int count) {
   std::vector<int32_t> out;
   for (int i = 0; i < count; ++i) {
@@ -49,12 +38,6 @@ std::vector<int32_t> greedy(Session& session, std::vector<int32_t> ids, int coun
     out.push_back(ids[0]);
   }
   return out;
-}
-
-std::vector<int32_t> generated(Session& session, std::vector<int32_t> ids, GenerateOptions options) {
-  Puller puller;
-  puller.start(session, std::move(ids), std::move(options));
-  return puller.all();
 }
 
 /// Generations that begin in one and the same step: the engine is held in a callback until all of them are submitted.

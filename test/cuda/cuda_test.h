@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
 #include "device_memory.h"
 #include "runtime.h"
 
@@ -20,6 +21,15 @@ inline DeviceFacts test_device() {
   if (found.empty()) throw std::runtime_error("no device: " + why_none);
   use_device(found[0].index);
   return found[0];
+}
+
+/// Leaves a test out on a device without the instructions of compute capability 9.0; the shim has them.
+inline void needs_hopper() {
+#if !__has_include("simt_fiber.h")
+  if (const int capability = test_device().capability; capability != 90)
+    throw LeftOut{"it is for compute capability 9.0, this device has " + std::to_string(capability / 10) + "." +
+                  std::to_string(capability % 10)};
+#endif
 }
 
 /// Order of lanes, warps and asynchronous copies under the shim, 0 to 5; a device has its own.

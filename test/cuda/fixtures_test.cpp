@@ -1,10 +1,7 @@
 // Whole models through the CUDA backend against the logits of `transformers` (dense) and of the float64 reference of clustered attention:
 // prompts at once, token by token on top of a cache, greedy text drawn on the device. Under the SIMT shim, and unchanged on a device.
-#include <condition_variable>
-#include <future>
-#include <mutex>
-
 #include "check.h"
+#include "engine_calls.h"
 #include "fixture_model.h"
 #include "gpu.h"
 
@@ -35,15 +32,6 @@ struct Loaded {
   double limit() const { return compute == Element::bfloat16 ? 2.5e-2 : 4e-3; }
 };
 
-std::vector<float> logits_of(Session& session, std::vector<int32_t> ids) {
-  std::promise<EvaluateOutcome> promise;
-  auto future = promise.get_future();
-  const auto job = session.evaluate(std::move(ids), EvaluateResult::all, [&](EvaluateOutcome o) { promise.set_value(std::move(o)); });
-  EvaluateOutcome outcome = future.get();
-  if (outcome.error) std::rethrow_exception(outcome.error);
-  return outcome.values;
-}
-
 /// Causal models give a prompt's first tokens the same logits whatever follows: shorter prompts cost less under the shim.
 void shorten(FixtureCase& expected, size_t tokens) {
   const size_t vocabulary = expected.logits.size() / expected.prompt.size();
@@ -51,46 +39,11 @@ void shorten(FixtureCase& expected, size_t tokens) {
   expected.logits.resize(expected.prompt.size() * vocabulary);
 }
 
-/// |a - b| / |b|; infinite when sizes differ or anything is not a number.
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  if (a.size() != b.size() || a.empty()) return INFINITY;
-  double difference = 0, whole = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    whole += double(b[i]) * b[i];
-  }
-  return std::isfinite(difference) ? std::sqrt(difference / whole) : INFINITY;
-}
-
 /// Says which fixture failed, and by how much.
 bool within(double error, double limit, const std::string& name) {
   if (error <= limit) return true;
   std::printf("  %s: relative error %g, %g is allowed\n", name.c_str(), error, limit);
   return false;
-}
-
-std::vector<int32_t> greedy_text(Session& session, std::vector<int32_t> ids, int count) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool ready = false;
-  GenerateOptions options;
-  options.max_tokens = count;
-  const auto generation = session.generate(std::move(ids), options, [&] {
-    const std::lock_guard hold(mutex);
-    ready = true;
-    changed.notify_all();
-  });
-  std::vector<int32_t> out;
-  for (;;) {
-    const TokenBatch batch = generation->take();
-    out.insert(out.end(), batch.ids.begin(), batch.ids.end());
-    if (batch.error) std::rethrow_exception(batch.error);
-    if (batch.finish != Finish::none) return out;
-    if (!batch.ids.empty()) continue;
-    std::unique_lock hold(mutex);
-    changed.wait(hold, [&] { return ready; });
-    ready = false;
-  }
 }
 
 }  // namespace
@@ -134,7 +87,7 @@ TEST(cuda_fixtures_greedy_text_equals_transformers) {
     double doubt = 0;
     for (size_t i = 0; i < logits.size(); ++i) doubt = std::max(doubt, 2.0 * std::abs(logits[i] - expected.logits[i]));
     const auto fresh = loaded.engine->open(dense_plan(loaded.model.options.config));
-    const auto text = greedy_text(*fresh, expected.prompt, int(expected.greedy.size()));
+    const auto text = generated(*fresh, expected.prompt, greedy(int(expected.greedy.size())));
     CHECK(text.size() == expected.greedy.size());
     size_t clear = 0;
     while (clear < text.size() && expected.margins[clear] > doubt) ++clear;

@@ -1,5 +1,5 @@
 // The primitives for Hopper one by one: where a tensor copy puts a box, what a warpgroup product reads through its descriptors. When the
-// prefill kernel is wrong on a device, these tell which layout is. On a device other than compute capability 9.0 there is nothing to run.
+// prefill kernel is wrong on a device, these tell which layout is. On a device other than compute capability 9.0 it is left out.
 #include <random>
 
 #include "check.h"
@@ -13,14 +13,6 @@ namespace {
 
 constexpr int lines = 64, columns = 64, threads = 128;
 constexpr uint32_t page_bytes = lines * columns * 2;
-
-bool has_device() {
-#if __has_include("simt_fiber.h")
-  return true;
-#else
-  return test_device().capability == 90;
-#endif
-}
 
 /// Pages [0, count) come to shared memory one behind the other, by tensor copies. Gives their first byte.
 __device__ unsigned char* bring_pages(const dev::TensorMap& pool, int count) {
@@ -117,7 +109,7 @@ struct Pages {
 constexpr size_t shared_bytes = 1024 + 3 * page_bytes + 16;
 
 TEST(cuda_hopper_a_box_lies_swizzled) {
-  if (!has_device()) return;
+  needs_hopper();
   for (unsigned seed = 0; seed < 2; ++seed) {
     set_schedule(seed);
     const Pages pages(2, Element::float16, 1);
@@ -163,7 +155,7 @@ void check_products(Element type) {
 }
 
 TEST(cuda_hopper_products) {
-  if (!has_device()) return;
+  needs_hopper();
   for (unsigned seed = 0; seed < 4; ++seed) {
     set_schedule(seed);
     check_products<__half, 64>(Element::float16);

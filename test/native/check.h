@@ -1,4 +1,4 @@
-// The native tests' whole framework. In: TEST(name) { CHECK(condition); }. Out: each failure, and `N passed, N failed`.
+// The native tests' whole framework. In: TEST(name) { CHECK(condition); }. Out: each failure, what was left out, and `N passed, N failed`.
 #pragma once
 #include <cmath>
 #include <cstdio>
@@ -24,6 +24,11 @@ struct TestRun {
     if (held) return;
     if (++failed_checks <= 20) std::printf("  %s:%d: CHECK(%s)\n", file, line, what);
   }
+};
+
+/// Thrown by a test that cannot run here; it counts as neither passed nor failed.
+struct LeftOut {
+  std::string why;
 };
 
 struct TestRegistration {

@@ -1,6 +1,7 @@
 // What tests of the engine share: prompts, plans, and calls that wait. In: sessions. Out: logits, tokens, error codes.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <future>
 #include <mutex>
@@ -40,6 +41,17 @@ inline std::vector<float> logits_of(Session& session, std::vector<int32_t> ids) 
   auto outcome = wait_for(session, std::move(ids), EvaluateResult::all);
   if (outcome.error) std::rethrow_exception(outcome.error);
   return outcome.values;
+}
+
+/// Relative L2 distance; infinite when sizes differ or anything is not a number.
+inline double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size() || a.empty()) return INFINITY;
+  double difference = 0, whole = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    whole += double(b[i]) * b[i];
+  }
+  return std::isfinite(difference) ? std::sqrt(difference / whole) : INFINITY;
 }
 
 /// Pulls a whole generation, as the addon does.
@@ -85,6 +97,12 @@ inline GenerateOptions greedy(int count) {
   GenerateOptions options;
   options.max_tokens = count;
   return options;
+}
+
+inline std::vector<int32_t> generated(Session& session, std::vector<int32_t> ids, GenerateOptions options) {
+  Puller puller;
+  puller.start(session, std::move(ids), std::move(options));
+  return puller.all();
 }
 
 /// Whether steps ran ahead as far as they must. A fourth in flight waits for the reader: the queue holds four tokens with those to come.

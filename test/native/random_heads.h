@@ -27,8 +27,7 @@ inline std::vector<int> random_subset(int count, int range, std::mt19937& random
   return all;
 }
 
-inline LayerHeads random_clusters(const Config& config, int layer, std::mt19937& random) {
-  const int clusters = 1 + int(random() % unsigned(config.heads));
+inline LayerHeads random_clusters(const Config& config, int layer, int clusters, std::mt19937& random) {
   Membership membership;
   membership.cluster_of = random_onto(config.heads, clusters, random);
   for (int cluster = 0; cluster < clusters; ++cluster) {
@@ -38,6 +37,18 @@ inline LayerHeads random_clusters(const Config& config, int layer, std::mt19937&
     membership.representatives.push_back(members[random() % members.size()]);
   }
   return clustered_heads(config, layer, membership);
+}
+
+inline LayerHeads random_clusters(const Config& config, int layer, std::mt19937& random) {
+  const int clusters = 1 + int(random() % unsigned(config.heads));
+  return random_clusters(config, layer, clusters, random);
+}
+
+/// As many clusters in every layer.
+inline HeadMap random_clusters_map(const Config& config, int clusters, std::mt19937& random) {
+  HeadMap map;
+  for (int layer = 0; layer < config.layers; ++layer) map.push_back(random_clusters(config, layer, clusters, random));
+  return map;
 }
 
 /// Any numbers of score slots, keys and values.
