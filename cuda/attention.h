@@ -8,8 +8,8 @@
 namespace chai::cuda {
 
 struct AttentionOptions {
-  /// Prefill by warpgroup products and tensor copies where it is possible: compute capability 9.0, head sizes 64 and 128, pages of the
-  /// compute type. Elsewhere, and without it, the kernel for every device. Results differ by rounding.
+  /// Prefill by warpgroup products and tensor copies where it is possible: compute capability 9.0, head sizes 64 and 128.
+  /// Elsewhere, and without it, the kernel for every device. Results differ by rounding.
   bool hopper_prefill = false;
 };
 
@@ -23,7 +23,7 @@ class Attention {
 
   /// Plans the work of this step (on the device for decode rows, so that a graph may replay it); once a step, before the layers.
   void begin(const StepLaunch& step);
-  /// queries: device array [layers] of pointers to each layer's queries, compute type [rows][pitch_of(H * head_dim)]; a segment reads those
+  /// queries: device array [layers] of pointers to each layer's queries, cache type [rows][pitch_of(H * head_dim)]; a segment reads those
   /// of the layer its scores come from. mixed: compute type, the same pitch.
   void attend(const StepLaunch& step, int layer, const void* const* queries, void* mixed);
 

@@ -47,6 +47,7 @@ struct DecodeArguments {
   const void* const* queries;
   void* mixed;
   int32_t layer, query_pitch;
+  Element compute;  // of mixed; queries are of the cache type
 };
 
 /// A worker's tiles of one group, and how the group is shared out.
@@ -95,23 +96,19 @@ struct TileStream {
   }
 };
 
-/// Query fragments of the lane's score row. With another cache type each query is the sum of two cache elements.
-template <class T, class C, int D>
+/// Query fragments of the lane's score row.
+template <class C, int D>
 struct Queries {
-  static constexpr bool split = !std::is_same_v<T, C>;
-  uint32_t high[Sizes<D>::steps][2];
-  uint32_t low[split ? Sizes<D>::steps : 1][2];
+  uint32_t pairs[Sizes<D>::steps][2];
 
-  __device__ void load(const T* row, int head_dim) {
+  __device__ void load(const C* row, int head_dim) {
     const int t = threadIdx.x & 3;
 #pragma unroll
     for (int step = 0; step < Sizes<D>::steps; ++step)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float2 q = row ? load_pair(row, step * 16 + half * 8 + 2 * t, head_dim) : make_float2(0, 0);
-        high[step][half] = dev::pack2<C>(q.x, q.y);
-        if constexpr (split)
-          low[step][half] = dev::pack2<C>(q.x - dev::to_float(dev::from_float<C>(q.x)), q.y - dev::to_float(dev::from_float<C>(q.y)));
+        pairs[step][half] = dev::pack2<C>(q.x, q.y);
       }
   }
 };
@@ -126,9 +123,9 @@ struct Running {
 
 /// Scores of one tile of keys: warp w has tokens 16 w to 16 w + 15. Rows see keys (position - window, position]; `positions` of score rows
 /// 2 * (lane % 4) and the next.
-template <class T, class C, int D>
+template <class C, int D>
 __device__ __forceinline__ void score_tile(const C* keys, int token, const int (&positions)[2], const Geometry& g,
-                                           const Queries<T, C, D>& queries, Shared<D>& shared) {
+                                           const Queries<C, D>& queries, Shared<D>& shared) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, t = lane & 3;
   if (warp * 16 >= Sizes<D>::tokens) return;
   float sums[2][4] = {};
@@ -137,8 +134,7 @@ __device__ __forceinline__ void score_tile(const C* keys, int token, const int (
   for (int step = 0; step < Sizes<D>::steps; ++step) {
     uint32_t a[4];
     dev::ldmatrix_x4(a, from + step * 16);
-    dev::mma16816<C>(sums[step & 1], a, queries.high[step][0], queries.high[step][1]);
-    if constexpr (Queries<T, C, D>::split) dev::mma16816<C>(sums[step & 1], a, queries.low[step][0], queries.low[step][1]);
+    dev::mma16816<C>(sums[step & 1], a, queries.pairs[step][0], queries.pairs[step][1]);
   }
   const int offset = warp * 16 + (lane >> 2);
   const float scale = g.attention_scale * dev::log2_e;
@@ -210,8 +206,23 @@ __device__ __forceinline__ void add_values(const C* values, const Running<C, D>&
   }
 }
 
+/// Which heads the group serves. Read after the next barrier.
+template <int D>
+__device__ __forceinline__ void note_heads(const DecodeArguments& a, const DecodeGroup& group, Shared<D>& shared) {
+  const Geometry& g = a.geometry;
+  for (int h = int(threadIdx.x); h < g.heads; h += decode_threads) {
+    const int slot = group.own[g.score_of_query() + h], value = group.own[g.value_of_query() + h];
+    int which_slot = -1, which_value = -1;
+    for (int i = 0; i < group.slot_count; ++i)
+      if (group.slots[i] == slot) which_slot = i;
+    for (int i = 0; i < group.value_count; ++i)
+      if (group.values[i] == value) which_value = i;
+    shared.use[h] = uint16_t(which_slot < 0 || which_value < 0 ? 0 : (which_value + 1) | which_slot << 8);
+  }
+}
+
 /// Walks the tiles of a unit; afterwards results lie at out[score row][value][D] over the ring and states in shared memory.
-template <class T, class C, int D>
+template <class C, int D>
 __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup& group, const Unit& unit, C* ring, Shared<D>& shared) {
   using S = Sizes<D>;
   const Geometry& g = a.geometry;
@@ -219,13 +230,14 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
   TileStream<C, D> stream(group, *a.view, g, unit);
 #pragma unroll
   for (int i = 0; i < stages - 1; ++i) stream.load_next(ring + i * S::tile);
+  note_heads<D>(a, group, shared);  // while the first tiles come
 
   const int row = lane >> 2, slot = row / group.count;
-  const T* query = nullptr;
+  const C* query = nullptr;
   if (slot < group.slot_count)
-    query = static_cast<const T*>(a.queries[group.scores_from]) + int64_t(group.row + row % group.count) * a.query_pitch +
+    query = static_cast<const C*>(a.queries[group.scores_from]) + int64_t(group.row + row % group.count) * a.query_pitch +
             group.slots[slot] * g.head_dim;
-  Queries<T, C, D> queries;
+  Queries<C, D> queries;
   queries.load(query, g.head_dim);
   Running<C, D> running;
 #pragma unroll
@@ -247,7 +259,7 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
     return tile;
   };
   for (int tile = unit.begin; tile < unit.end; ++tile) {
-    score_tile<T, C, D>(next_tile(), (group.first_tile + tile) * S::tokens, positions, g, queries, shared);
+    score_tile<C, D>(next_tile(), (group.first_tile + tile) * S::tokens, positions, g, queries, shared);
 #pragma unroll
     for (int i = 0; i < decode_values; ++i) {
       if (i >= group.value_count) break;
@@ -323,21 +335,35 @@ __device__ __forceinline__ void merge_parts(const DecodeArguments& a, const Deco
     if (lane == 0) shared.state[row][1] = sum;
   }
   __syncthreads();
-  const int width = group.value_count * D;
+  constexpr int at_once = 8;  // loads under way: fifty parts one after the other would take as long as the tiles before them
+  const int width = group.value_count * D / 4;
   for (int i = int(threadIdx.x); i < rows * width; i += decode_threads) {
-    const int row = i / width, column = i % width;
+    const int row = i / width, column = i % width * 4;
     const float* from = a.parts.values + int64_t(row) * decode_values * D + column;
-    float sum = 0;
-#pragma unroll 4
-    for (int w = 0; w < unit.workers; ++w)
-      sum += factors[row * most_workers + w] * __ldcg(from + part_of(unit, unit.first_worker + w) * decode_rows * decode_values * D);
-    out[row * Sizes<D>::out_pitch + column] = sum;
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int begin = 0; begin < unit.workers; begin += at_once) {
+      float4 part[at_once];
+#pragma unroll
+      for (int w = 0; w < at_once; ++w)
+        if (begin + w < unit.workers) {
+          const int64_t place = part_of(unit, unit.first_worker + begin + w) * decode_rows * decode_values * D;
+          part[w] = __ldcg(reinterpret_cast<const float4*>(from + place));
+        }
+#pragma unroll
+      for (int w = 0; w < at_once; ++w)
+        if (begin + w < unit.workers) {
+          const float factor = factors[row * most_workers + begin + w];
+          sum.x += factor * part[w].x, sum.y += factor * part[w].y;
+          sum.z += factor * part[w].z, sum.w += factor * part[w].w;
+        }
+    }
+    *reinterpret_cast<float4*>(out + row * Sizes<D>::out_pitch + column) = sum;
   }
   __syncthreads();
 }
 
 /// mixed[row][head] of every head that this group serves.
-template <class T, int D>
+template <int D>
 __device__ __forceinline__ void write_mixed(const DecodeArguments& a, const DecodeGroup& group, const float* out, const Shared<D>& shared) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, d = a.geometry.head_dim;
   int turn = 0;
@@ -350,39 +376,26 @@ __device__ __forceinline__ void write_mixed(const DecodeArguments& a, const Deco
         const int row = (head_use >> 8) * group.count + i;
         const float factor = 1 / shared.state[row][1];
         const float* from = out + row * Sizes<D>::out_pitch + ((head_use & 0xff) - 1) * D;
-        T* to = static_cast<T*>(a.mixed) + int64_t(group.row + i) * a.query_pitch + (base + at) * d;
-        for (int e = lane; e < d; e += 32) to[e] = dev::from_float<T>(from[e] * factor);
+        uint16_t* to = static_cast<uint16_t*>(a.mixed) + int64_t(group.row + i) * a.query_pitch + (base + at) * d;
+        for (int e = lane; e < d; e += 32) to[e] = narrow_as(a.compute, from[e] * factor);
       }
     }
   }
 }
 
-/// Which heads the group serves. Read after the next barrier.
-template <int D>
-__device__ __forceinline__ void note_heads(const DecodeArguments& a, const DecodeGroup& group, Shared<D>& shared) {
-  const Geometry& g = a.geometry;
-  for (int h = int(threadIdx.x); h < g.heads; h += decode_threads) {
-    const int slot = group.own[g.score_of_query() + h], value = group.own[g.value_of_query() + h];
-    int which_slot = -1, which_value = -1;
-    for (int i = 0; i < group.slot_count; ++i)
-      if (group.slots[i] == slot) which_slot = i;
-    for (int i = 0; i < group.value_count; ++i)
-      if (group.values[i] == value) which_value = i;
-    shared.use[h] = uint16_t(which_slot < 0 || which_value < 0 ? 0 : (which_value + 1) | which_slot << 8);
-  }
-}
-
-template <class T, class C, int D>
+template <class C, int D>
 __global__ void __launch_bounds__(decode_threads, D <= 128 ? 3 : 2) decode_kernel(DecodeArguments a) {
   DEV_DYN_SMEM(unsigned char, memory);
   __shared__ DecodeGroup group;
   C* ring = reinterpret_cast<C*>(memory);
   Shared<D>& shared = *reinterpret_cast<Shared<D>*>(memory + Sizes<D>::ring_bytes);
   const DecodeHeader header = a.plan.header[a.layer];
+  const int first = a.plan.first_group[int64_t(a.layer) * a.plan.workers + blockIdx.x];  // read beside the header
+  dev::let_next_kernel_start();  // it asks for its weights while the last shares are read, and waits for the end of this one
   const int64_t from = int64_t(blockIdx.x) * header.share, to = from + header.share;
   if (from >= header.total) return;
   const DecodeGroup* groups = a.plan.groups + int64_t(a.layer) * a.plan.capacity;
-  for (int i = a.plan.first_group[int64_t(a.layer) * a.plan.workers + blockIdx.x]; i < header.groups; ++i) {
+  for (int i = first; i < header.groups; ++i) {
     static_assert(sizeof(DecodeGroup) % 8 == 0 && sizeof(DecodeGroup) / 8 <= decode_threads);
     if (threadIdx.x < sizeof(DecodeGroup) / 8)
       reinterpret_cast<uint2*>(&group)[threadIdx.x] = reinterpret_cast<const uint2*>(groups + i)[threadIdx.x];
@@ -395,12 +408,11 @@ __global__ void __launch_bounds__(decode_threads, D <= 128 ? 3 : 2) decode_kerne
     unit.first_worker = int(group.start / header.share);
     unit.workers = int(last / header.share) - unit.first_worker + 1;
     if (unit.begin < unit.end) {
-      note_heads<D>(a, group, shared);
-      walk<T, C, D>(a, group, unit, ring, shared);
+      walk<C, D>(a, group, unit, ring, shared);
       float* out = reinterpret_cast<float*>(ring);
       bool whole = unit.workers == 1;
       if (!whole && leave_part<D>(a, group, unit, out, shared)) merge_parts<D>(a, group, unit, out, shared), whole = true;
-      if (whole) write_mixed<T, D>(a, group, out, shared);
+      if (whole) write_mixed<D>(a, group, out, shared);
     }
     __syncthreads();  // before the group, the ring and the results are overwritten
   }
@@ -409,15 +421,6 @@ __global__ void __launch_bounds__(decode_threads, D <= 128 ? 3 : 2) decode_kerne
 template <int D>
 constexpr size_t shared_bytes(int heads) {
   return Sizes<D>::ring_bytes + sizeof(Shared<D>) + size_t(heads) * sizeof(uint16_t);
-}
-
-template <class T, class C>
-void launch_decode(const StepLaunch& step, const DecodeArguments& arguments) {
-  with_head_size(step.geometry.head_dim, [&](auto size) {
-    constexpr int D = decltype(size)::value;
-    launch(decode_kernel<T, C, D>, {unsigned(arguments.plan.workers), decode_threads, shared_bytes<D>(step.geometry.heads), step.stream},
-           arguments);
-  });
 }
 
 }  // namespace
@@ -436,10 +439,14 @@ int decode_workers(const Config& config, const DeviceFacts& device) {
 
 void attend_decode(const StepLaunch& step, const DecodePlan& plan, const DecodeParts& parts, int layer, const void* const* queries,
                    void* mixed) {
-  const DecodeArguments arguments{step.view, step.geometry, plan,  parts,
-                                  queries,   mixed,         layer, pitch_of(step.geometry.heads * step.geometry.head_dim)};
-  with_type(step.compute, [&](auto compute) {
-    with_type(step.cache, [&](auto cache) { launch_decode<decltype(compute), decltype(cache)>(step, arguments); });
+  const DecodeArguments arguments{
+      step.view, step.geometry, plan, parts, queries, mixed, layer, pitch_of(step.geometry.heads * step.geometry.head_dim), step.compute};
+  with_type(step.cache, [&](auto cache) {
+    with_head_size(step.geometry.head_dim, [&](auto size) {
+      constexpr int D = decltype(size)::value;
+      launch(decode_kernel<decltype(cache), D>, {unsigned(plan.workers), decode_threads, shared_bytes<D>(step.geometry.heads), step.stream},
+             arguments);
+    });
   });
 }
 

@@ -70,7 +70,7 @@ __device__ __forceinline__ float2 load_pair(const T* row, int column, int head_d
   return make_float2(low, high);
 }
 
-/// body(T{}, C{}, D) for the compute type, the cache type and the smallest built head size that holds head_dim.
+/// body(D) for the smallest built head size that holds head_dim.
 template <int D>
 struct HeadSize {
   static constexpr int value = D;

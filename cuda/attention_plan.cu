@@ -171,6 +171,8 @@ __global__ void __launch_bounds__(plan_threads) plan_kernel(PlanArguments a) {
   if (threadIdx.x == 0) header.total = total, header.share = share;
   int32_t* first_group = a.plan.first_group + int64_t(layer) * a.plan.workers;
   for (int i = int(threadIdx.x); i < count; i += plan_threads) note_workers(groups[i], share, a.plan.workers, i, first_group);
+  const int busy = int(min(int64_t(a.plan.workers), (total + share - 1) / share));  // the others read theirs before they know
+  for (int w = busy + int(threadIdx.x); w < a.plan.workers; w += plan_threads) first_group[w] = 0;
 }
 
 }  // namespace

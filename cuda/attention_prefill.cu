@@ -4,33 +4,27 @@
 //
 // Every row's sums run over its keys in the same order whatever tile, chunk or batch it is computed in; tiles of keys that a row does not
 // see leave its state bit for bit.
-#include <type_traits>
-
 #include "attention_prefill.cuh"
 #include "launch.cuh"
 
 namespace chai::cuda {
 namespace {
 
-/// Sizes for compute type T, cache type C, padded head size D, R values. With another cache type the queries take two tiles.
-template <class T, class C, int D>
+/// Sizes for padded head size D.
+template <int D>
 struct Sizes {
-  static constexpr bool split = !std::is_same_v<T, C>;
-  static constexpr int warps = (D <= 128 ? 8 : 4) / (split ? 2 : 1);
+  static constexpr int warps = D <= 128 ? 8 : 4;
   static constexpr int threads = warps * 32, rows = warps * 16;
   static constexpr int tokens = tile_tokens<D>, pitch = tile_pitch<D>;
-  static constexpr int query_tiles = split ? 2 : 1;
   /// Of the queries and the tiles.
-  __device__ __host__ static size_t tile_bytes(int values, int stages) {
-    return size_t(query_tiles * rows + stages * (1 + values) * tokens) * pitch * 2;
-  }
+  __device__ __host__ static size_t tile_bytes(int values, int stages) { return size_t(rows + stages * (1 + values) * tokens) * pitch * 2; }
 };
 
-/// Query rows as tiles of cache elements: the rounded value and, when types differ, the rest. Rows behind the segment are zero.
-template <class T, class C, int D>
-__device__ __forceinline__ void load_queries(C* to, const T* from, int64_t pitch, int rows, int head_dim) {
-  using S = Sizes<T, C, D>;
-  if (!S::split && head_dim % 8 == 0) {
+/// Query rows as a tile. Rows behind the segment are zero.
+template <class C, int D>
+__device__ __forceinline__ void load_queries(C* to, const C* from, int64_t pitch, int rows, int head_dim) {
+  using S = Sizes<D>;
+  if (head_dim % 8 == 0) {
     for (int i = int(threadIdx.x); i < S::rows * (D / 8); i += S::threads) {
       const int row = i / (D / 8), column = i % (D / 8) * 8;
       const bool ok = row < rows && column < head_dim;
@@ -40,10 +34,7 @@ __device__ __forceinline__ void load_queries(C* to, const T* from, int64_t pitch
   }
   for (int i = int(threadIdx.x); i < S::rows * D; i += S::threads) {
     const int row = i / D, column = i % D;
-    const float q = row < rows && column < head_dim ? dev::to_float(from[row * pitch + column]) : 0.0f;
-    const C high = dev::from_float<C>(q);
-    to[row * S::pitch + column] = high;
-    if (S::split) to[(S::rows + row) * S::pitch + column] = dev::from_float<C>(q - dev::to_float(high));
+    to[row * S::pitch + column] = row < rows && column < head_dim ? from[row * pitch + column] : dev::from_float<C>(0.0f);
   }
 }
 
@@ -55,9 +46,9 @@ struct Running {
 };
 
 /// The warp's scores for one tile of keys.
-template <class T, class C, int D>
+template <class C, int D>
 __device__ __forceinline__ void multiply_keys(const C* queries, const C* keys, float (&scores)[tile_tokens<D> / 8][4]) {
-  using S = Sizes<T, C, D>;
+  using S = Sizes<D>;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
 #pragma unroll
   for (int n = 0; n < S::tokens / 8; ++n)
@@ -67,18 +58,14 @@ __device__ __forceinline__ void multiply_keys(const C* queries, const C* keys, f
   const C* key = keys + ((lane & 7) + (lane >> 4) * 8) * S::pitch + ((lane >> 3) & 1) * 8;
 #pragma unroll
   for (int step = 0; step < D / 16; ++step) {
-    uint32_t a[S::query_tiles][4];
-#pragma unroll
-    for (int i = 0; i < S::query_tiles; ++i) dev::ldmatrix_x4(a[i], query + i * S::rows * S::pitch + step * 16);
+    uint32_t a[4];
+    dev::ldmatrix_x4(a, query + step * 16);
 #pragma unroll
     for (int n = 0; n < S::tokens / 8; n += 2) {
       uint32_t b[4];
       dev::ldmatrix_x4(b, key + n * 8 * S::pitch + step * 16);
-#pragma unroll
-      for (int i = 0; i < S::query_tiles; ++i) {
-        dev::mma16816<C>(scores[n], a[i], b[0], b[1]);
-        dev::mma16816<C>(scores[n + 1], a[i], b[2], b[3]);
-      }
+      dev::mma16816<C>(scores[n], a, b[0], b[1]);
+      dev::mma16816<C>(scores[n + 1], a, b[2], b[3]);
     }
   }
 }
@@ -139,25 +126,26 @@ __device__ __forceinline__ void add_values(const C* values, const uint32_t (&wei
 }
 
 /// The lane's results go to every head that uses this score slot and V slot.
-template <class T, int D>
-__device__ __forceinline__ void write_mixed(T* row, const float (&out)[D / 8][4], int half, float factor, int head_dim) {
+template <int D>
+__device__ __forceinline__ void write_mixed(uint16_t* row, Element type, const float (&out)[D / 8][4], int half, float factor,
+                                            int head_dim) {
 #pragma unroll
   for (int n = 0; n < D / 8; ++n) {
     const int column = n * 8 + 2 * (threadIdx.x & 3);
     const float low = out[n][2 * half] * factor, high = out[n][2 * half + 1] * factor;
     if (head_dim % 2 == 0) {
-      if (column < head_dim) *reinterpret_cast<uint32_t*>(row + column) = dev::pack2<T>(low, high);
+      if (column < head_dim) *reinterpret_cast<uint32_t*>(row + column) = pack2_as(type, low, high);
     } else {
-      if (column < head_dim) row[column] = dev::from_float<T>(low);
-      if (column + 1 < head_dim) row[column + 1] = dev::from_float<T>(high);
+      if (column < head_dim) row[column] = narrow_as(type, low);
+      if (column + 1 < head_dim) row[column + 1] = narrow_as(type, high);
     }
   }
 }
 
 /// The tiles of keys and values of a walk: page ids are read one tile ahead of their use.
-template <class T, class C, int D, int R>
+template <class C, int D, int R>
 struct TileStream {
-  using S = Sizes<T, C, D>;
+  using S = Sizes<D>;
   const PrefillArguments& a;
   const StepView& view;
   const Extent& extent;
@@ -192,15 +180,15 @@ struct TileStream {
 };
 
 /// All tiles of keys in order. With two stages the next tile comes while this one is computed, and warps meet once a tile.
-template <class T, class C, int D, int R>
+template <class C, int D, int R>
 __device__ __forceinline__ void walk(const PrefillArguments& a, const Extent& extent, const PageList& key_list,
                                      const PageList (&value_list)[R], int values, C* queries, Running<D, R>& running) {
-  using S = Sizes<T, C, D>;
+  using S = Sizes<D>;
   constexpr int stage = (1 + R) * S::tokens * S::pitch;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  C* tiles = queries + S::query_tiles * S::rows * S::pitch;
+  C* tiles = queries + S::rows * S::pitch;
   const int first_tile = extent.first / S::tokens, end_tile = (extent.end + S::tokens - 1) / S::tokens;
-  TileStream<T, C, D, R> stream{a, *a.view, extent, key_list, value_list, values, end_tile};
+  TileStream<C, D, R> stream{a, *a.view, extent, key_list, value_list, values, end_tile};
   stream.look_up(first_tile);
   stream.load(tiles, first_tile);  // with the queries
 
@@ -219,7 +207,7 @@ __device__ __forceinline__ void walk(const PrefillArguments& a, const Extent& ex
     if (live && tile * S::tokens <= extent.position + warp * 16 + 15) {
       float scores[S::tokens / 8][4];
       uint32_t weights[S::tokens / 16][4];
-      multiply_keys<T, C, D>(queries, keys, scores);
+      multiply_keys<C, D>(queries, keys, scores);
       weigh<D, R>(scores, tile * S::tokens, position, a.geometry.sliding_window, scale, running);
 #pragma unroll
       for (int step = 0; step < S::tokens / 16; ++step)
@@ -237,9 +225,9 @@ __device__ __forceinline__ void walk(const PrefillArguments& a, const Extent& ex
   }
 }
 
-template <class T, class C, int D, int R>
-__global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(PrefillArguments a) {
-  using S = Sizes<T, C, D>;
+template <class C, int D, int R>
+__global__ void __launch_bounds__(Sizes<D>::threads) prefill_kernel(PrefillArguments a) {
+  using S = Sizes<D>;
   DEV_DYN_SMEM(unsigned char, memory);
   __shared__ Work<R> work;
   const Geometry& g = a.geometry;
@@ -264,8 +252,8 @@ __global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(Prefil
   }
   const Extent extent = extent_of(g, segment, tile.first, S::rows);
   const int64_t first_row = segment.row + tile.first;
-  load_queries<T, C, D>(queries, static_cast<const T*>(a.queries[tables.scores_from]) + first_row * a.query_pitch + work.slot * g.head_dim,
-                        a.query_pitch, extent.rows, g.head_dim);
+  load_queries<C, D>(queries, static_cast<const C*>(a.queries[tables.scores_from]) + first_row * a.query_pitch + work.slot * g.head_dim,
+                     a.query_pitch, extent.rows, g.head_dim);
   Running<D, R> running;
 #pragma unroll
   for (int i = 0; i < R; ++i)
@@ -273,7 +261,7 @@ __global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(Prefil
     for (int n = 0; n < D / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) running.out[i][n][e] = 0;
-  walk<T, C, D, R>(a, extent, key_list, value_list, values, queries, running);
+  walk<C, D, R>(a, extent, key_list, value_list, values, queries, running);
 
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
 #pragma unroll
@@ -283,22 +271,22 @@ __global__ void __launch_bounds__(Sizes<T, C, D>::threads) prefill_kernel(Prefil
     sum += __shfl_xor_sync(dev::all_lanes, sum, 2);
     const int row = warp * 16 + half * 8 + (lane >> 2);
     if (row >= extent.rows) continue;
-    T* to = static_cast<T*>(a.mixed) + (first_row + row) * a.query_pitch;
+    uint16_t* to = static_cast<uint16_t*>(a.mixed) + (first_row + row) * a.query_pitch;
     for (int h = 0; h < g.heads; ++h) {
       if (score[h] != work.slot) continue;
 #pragma unroll
       for (int i = 0; i < R; ++i)
-        if (value[h] == work.value[i]) write_mixed<T, D>(to + h * g.head_dim, running.out[i], half, 1 / sum, g.head_dim);
+        if (value[h] == work.value[i]) write_mixed<D>(to + h * g.head_dim, a.compute, running.out[i], half, 1 / sum, g.head_dim);
     }
   }
 }
 
-template <class T, class C, int D, int R>
+template <class C, int D, int R>
 void launch_prefill(const StepLaunch& step, int tiles, int groups, PrefillArguments arguments) {
-  using S = Sizes<T, C, D>;
+  using S = Sizes<D>;
   const size_t tables = size_t(3 * step.geometry.heads) * sizeof(int32_t), reserved = 128;
   arguments.stages = S::tile_bytes(R, 2) + tables + reserved <= step.device->shared_bytes ? 2 : 1;
-  launch(prefill_kernel<T, C, D, R>,
+  launch(prefill_kernel<C, D, R>,
          {dim3(unsigned(groups), unsigned(tiles)), S::threads, S::tile_bytes(R, arguments.stages) + tables, step.stream}, arguments);
 }
 
@@ -309,28 +297,22 @@ constexpr bool two_values_fit(int head_size) { return head_size <= 128; }
 
 int prefill_rows(const StepLaunch& step) {
   int rows = 0;
-  with_head_size(step.geometry.head_dim, [&](auto size) {
-    constexpr int D = decltype(size)::value;
-    rows = step.compute == step.cache ? Sizes<__half, __half, D>::rows : Sizes<__half, __nv_bfloat16, D>::rows;
-  });
+  with_head_size(step.geometry.head_dim, [&](auto size) { rows = Sizes<decltype(size)::value>::rows; });
   return rows;
 }
 
 void attend_prefill(const StepLaunch& step, const PrefillTile* tiles, int count, int groups, int values, int layer,
                     const void* const* queries, void* mixed) {
   const Geometry& g = step.geometry;
-  const PrefillArguments arguments{step.view, g, tiles, queries, mixed, layer, pitch_of(g.heads * g.head_dim), 1};
-  with_type(step.compute, [&](auto compute) {
-    with_type(step.cache, [&](auto cache) {
-      with_head_size(g.head_dim, [&](auto size) {
-        using T = decltype(compute);
-        using C = decltype(cache);
-        constexpr int D = decltype(size)::value;
-        if constexpr (std::is_same_v<T, C> && two_values_fit(D)) {
-          if (values > 1) return launch_prefill<T, C, D, 2>(step, count, groups, arguments);
-        }
-        launch_prefill<T, C, D, 1>(step, count, values > 1 ? g.heads : groups, arguments);
-      });
+  const PrefillArguments arguments{step.view, g, tiles, queries, mixed, layer, pitch_of(g.heads * g.head_dim), step.compute, 1};
+  with_type(step.cache, [&](auto cache) {
+    with_head_size(g.head_dim, [&](auto size) {
+      using C = decltype(cache);
+      constexpr int D = decltype(size)::value;
+      if constexpr (two_values_fit(D)) {
+        if (values > 1) return launch_prefill<C, D, 2>(step, count, groups, arguments);
+      }
+      launch_prefill<C, D, 1>(step, count, values > 1 ? g.heads : groups, arguments);
     });
   });
 }

@@ -14,7 +14,8 @@ struct PrefillArguments {
   const void* const* queries;
   void* mixed;
   int32_t layer, query_pitch;
-  int32_t stages;  // tiles of keys and values in shared memory, where the kernel leaves that open
+  Element compute;  // of mixed; queries are of the cache type
+  int32_t stages;   // tiles of keys and values in shared memory, where the kernel leaves that open
 };
 
 /// Rows of a tile and the keys they see.

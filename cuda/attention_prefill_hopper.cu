@@ -81,8 +81,9 @@ __device__ __forceinline__ float2 weigh(int key, int row, int window, bool maske
     float all = fmaxf(most[r][0], most[r][1]);
     all = fmaxf(all, __shfl_xor_sync(dev::all_lanes, all, 1));
     all = fmaxf(all, __shfl_xor_sync(dev::all_lanes, all, 2));
-    base[r] = all == nothing ? 0.0f : all * scale;  // no key seen so far: all weights are zero
-    factor[r] = dev::exp2_fast(fmaf(running.most[r], scale, -base[r]));
+    const float top = all == nothing ? 0.0f : all;  // no key seen so far: all weights are zero
+    base[r] = top * scale;
+    factor[r] = dev::exp2_fast((running.most[r] - top) * scale);  // exactly one where `top` stays: a multiply-add would leave its rounding
     running.most[r] = all;
   }
   float sum[2][2] = {};
@@ -196,7 +197,7 @@ __device__ __forceinline__ void walk(const Block& block, int group, float scale,
 }
 
 /// The warpgroup's results, through the memory of its queries, to every head that uses the score slot and the V slot.
-template <class T, int D, int R>
+template <int D, int R>
 __device__ __forceinline__ void write_rows(const PrefillArguments& a, const Block& block, int group, int slot, const int32_t (&values)[2],
                                            const Running<D, R>& running) {
   const int lane = threadIdx.x & 31, warp = int(threadIdx.x >> 5) & 3, rows = block.extent.rows - group * group_rows;
@@ -209,7 +210,7 @@ __device__ __forceinline__ void write_rows(const PrefillArguments& a, const Bloc
     sum += __shfl_xor_sync(dev::all_lanes, sum, 2);
     inverse[r] = 1 / sum;
   }
-  T* mixed = static_cast<T*>(a.mixed) + (block.row + group * group_rows) * a.query_pitch;
+  uint16_t* mixed = static_cast<uint16_t*>(a.mixed) + (block.row + group * group_rows) * a.query_pitch;
 #pragma unroll
   for (int i = 0; i < R; ++i) {
     dev::barrier_of_some(1 + group, group_threads);  // nobody reads what was there
@@ -219,7 +220,7 @@ __device__ __forceinline__ void write_rows(const PrefillArguments& a, const Bloc
       for (int r = 0; r < 2; ++r) {
         const uint32_t at = n / 8 * (block_rows * line * 2) + dev::swizzled(warp * 16 + (lane >> 2) + 8 * r, n % 8) + (lane & 3) * 4;
         *reinterpret_cast<uint32_t*>(memory + at) =
-            dev::pack2<T>(running.out[i][4 * n + 2 * r] * inverse[r], running.out[i][4 * n + 2 * r + 1] * inverse[r]);
+            pack2_as(a.compute, running.out[i][4 * n + 2 * r] * inverse[r], running.out[i][4 * n + 2 * r + 1] * inverse[r]);
       }
     dev::barrier_of_some(1 + group, group_threads);
     for (int h = 0; h < a.geometry.heads; ++h) {
@@ -251,7 +252,7 @@ __device__ __forceinline__ void work_on(const PrefillArguments& a, const Block& 
                      rows);
   dev::barrier_of_some(1 + group, group_threads);
   walk<T, D, R>(block, group, a.geometry.attention_scale * dev::log2_e, a.geometry.sliding_window, running);
-  if (rows > 0) write_rows<T, D, R>(a, block, group, slot, values, running);
+  if (rows > 0) write_rows<D, R>(a, block, group, slot, values, running);
 }
 
 /// The whole block, its tables and barriers being there.
@@ -341,18 +342,17 @@ bool has_hopper_prefill(const Config& config, const DeviceFacts& device) {
 
 bool takes_hopper_prefill(const StepLaunch& step) {
   const PoolView& pool = step.host->pool;
-  return step.compute == step.cache && pool.row_bytes == size_t(step.geometry.head_dim) * 2 && pool.page_bytes % 16 == 0 &&
-         prefill_rows(step) == block_rows;
+  return pool.row_bytes == size_t(step.geometry.head_dim) * 2 && pool.page_bytes % 16 == 0 && prefill_rows(step) == block_rows;
 }
 
 void attend_prefill_hopper(const StepLaunch& step, const dev::TensorMap& pool, const PrefillTile* tiles, int count, int groups, int layer,
                            const void* const* queries, void* mixed) {
   const Geometry& g = step.geometry;
-  const PrefillArguments arguments{step.view, g, tiles, queries, mixed, layer, pitch_of(g.heads * g.head_dim), 0};
-  with_type(step.compute, [&](auto compute) {
+  const PrefillArguments arguments{step.view, g, tiles, queries, mixed, layer, pitch_of(g.heads * g.head_dim), step.compute, 0};
+  with_type(step.cache, [&](auto cache) {
     with_hopper_head_size(g.head_dim, [&](auto size) {
       constexpr int D = decltype(size)::value;
-      launch(hopper_kernel<decltype(compute), D>,
+      launch(hopper_kernel<decltype(cache), D>,
              {dim3(unsigned(groups), unsigned(count)), block_threads, Layout<D>::bytes(g.heads), step.stream}, arguments, pool);
       return true;
     });

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 
 #include "error.h"
 
@@ -43,8 +44,12 @@ Memory BlockPool::take(size_t bytes, const char* what) {
   return Memory(memory, [block = std::move(block), size, pool = std::weak_ptr(unused_)](void*) mutable {
     const auto unused = pool.lock();
     if (!unused) return;  // the backend is gone: freed with this deleter
-    const std::lock_guard hold(unused->mutex);
-    unused->blocks.emplace(size, std::move(block));
+    try {
+      const std::lock_guard hold(unused->mutex);
+      unused->blocks.emplace(size, block);
+    } catch (const std::bad_alloc&) {  // likewise
+    }
+    block.reset();
   });
 }
 

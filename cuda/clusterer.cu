@@ -72,9 +72,9 @@ __device__ void softmax_row(const float* scores, int first, int last, float* row
 }
 
 /// Block (head, sequence, part): feature rows of one head, one warp a token.
-template <class T, class Cache>
+template <class Cache>
 __global__ void __launch_bounds__(feature_warps * 32)
-    feature_kernel(const StepView* view, Geometry g, int layer, const T* queries, int pitch) {
+    feature_kernel(const StepView* view, Geometry g, int layer, const Cache* queries, int pitch) {
   __shared__ int found;
   __shared__ float query[feature_warps][most_head_dim];
   __shared__ float scores[feature_warps][most_warm];
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(feature_warps * 32)
   const int to = min(start + s.warmup_tokens, segment->position + segment->count);
   float* features = s.features + (int64_t(layer) * g.heads + head) * s.feature_length;
   for (int i = from + int(blockIdx.z) * feature_warps + warp; i < to; i += feature_warps * int(gridDim.z)) {
-    const T* from_row = queries + int64_t(segment->row + i - segment->position) * pitch + head * g.head_dim;
+    const Cache* from_row = queries + int64_t(segment->row + i - segment->position) * pitch + head * g.head_dim;
     __syncwarp();
     for (int e = lane; e < g.head_dim; e += 32) query[warp][e] = dev::to_float(from_row[e]);
     __syncwarp();
@@ -191,12 +191,9 @@ void Clusterer::cluster(const StepLaunch& step, int layer, const void* queries) 
   if (!step.warm_up || step.sequences == 0) return;
   const Geometry& g = step.geometry;
   const Launch features{dim3(unsigned(g.heads), unsigned(step.sequences), feature_blocks), dim3(feature_warps * 32), 0, step.stream};
-  with_type(step.compute, [&](auto compute) {
-    with_type(step.cache, [&](auto cache) {
-      using T = decltype(compute);
-      launch(feature_kernel<T, decltype(cache)>, features, step.view, g, layer, static_cast<const T*>(queries),
-             pitch_of(g.heads * g.head_dim));
-    });
+  with_type(step.cache, [&](auto cache) {
+    using Cache = decltype(cache);
+    launch(feature_kernel<Cache>, features, step.view, g, layer, static_cast<const Cache*>(queries), pitch_of(g.heads * g.head_dim));
   });
   launch(membership_kernel, {dim3(unsigned(step.sequences)), dim3(cluster_threads), membership_shared_bytes(g.heads), step.stream},
          step.view, g, layer, state_->scratch.get());

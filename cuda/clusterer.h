@@ -11,7 +11,7 @@ class Clusterer {
   Clusterer(const Config& config, int sequences, const DeviceFacts& device);
   ~Clusterer();
 
-  /// As Backend::cluster. queries: compute type [rows][pitch_of(H * head_dim)]. Returns at once when the step has no warm-up rows.
+  /// As Backend::cluster. queries: cache type [rows][pitch_of(H * head_dim)]. Returns at once when the step has no warm-up rows.
   void cluster(const StepLaunch& step, int layer, const void* queries);
 
   size_t bytes() const;

@@ -36,6 +36,7 @@ CudaBackend::~CudaBackend() {
   } catch (...) {  // a faulted device: its memory goes with the context
   }
   staging_.reset();
+  linear_.reset();  // its library before the stream that the library works on
   forget_graphs();
   for (Event event : over_) free_event(event);
   free_stream(stream_);
@@ -61,6 +62,7 @@ Memory CudaBackend::reserve(size_t bytes, const char* what) {
   return allocate_shared(bytes, what);
 }
 Rows CudaBackend::allocate_rows(int rows, int width, const char* what) {
+  known_queries_.clear();  // they may be queries: the next step looks, and is not replayed
   return {allocate(size_t(rows) * size_t(pitch_of(width)) * sizeof(float), what), rows, width};
 }
 
@@ -108,8 +110,8 @@ void CudaBackend::plan(const Config& config, int rows, int sequences) {
   launch_.compute = options_.compute, launch_.device = &device_;
 }
 
-/// Decode steps come in few shapes: the second step of a shape is recorded, later ones are replayed. Anything else runs eagerly.
-void CudaBackend::choose_mode(const Step& step) {
+/// Launches for this very step.
+void CudaBackend::cover(const Step& step) {
   mode_ = Mode::eager;
   launch_.rows = step.rows(), launch_.sequences = int(step.sequences.size()), launch_.logit_rows = int(step.logit_rows.size());
   launch_.host = &step;
@@ -118,7 +120,14 @@ void CudaBackend::choose_mode(const Step& step) {
     launch_.prefill |= segment.count > 1;
     launch_.warm_up |= segment.warm_up;
   }
+}
+
+/// Decode steps come in few shapes: the second step of a shape is recorded, later ones are replayed. Anything else runs eagerly.
+void CudaBackend::choose_mode(const Step& step) {
+  cover(step);
   if (!options_.graphs || launch_.prefill || launch_.warm_up || known_queries_.empty()) return;
+  // Large products are faster by a library, which is not asked while a graph is recorded.
+  if (step.rows() >= least_library_rows && linear_->library() && linear_->library()->ready()) return;
   const int rows = bucket_of(step.rows());
   const int logit_rows = launch_.logit_rows == 0 ? 0 : bucket_of(launch_.logit_rows);
   Recorded& known = graphs_[{rows, bucket_of(launch_.sequences), logit_rows, !step.draws.empty()}];
@@ -126,6 +135,38 @@ void CudaBackend::choose_mode(const Step& step) {
   launch_.rows = rows, launch_.sequences = bucket_of(launch_.sequences), launch_.logit_rows = logit_rows;
   launch_.host = nullptr;
   mode_ = known.graph ? Mode::replaying : Mode::recording;
+}
+
+/// Does a part of the step now, or keeps it in the graph that is being recorded; a graph that is replayed has it.
+template <class Part>
+void CudaBackend::run(Part part) {
+  if (mode_ == Mode::replaying) return;
+  if (mode_ == Mode::eager) return part();
+  try {
+    part();
+    parts_.push_back(part);
+  } catch (const std::exception& error) {
+    start_over(error.what());
+    part();
+  }
+}
+
+void CudaBackend::start_recording() {
+  try {
+    begin_capture(stream_);
+  } catch (const Error& error) {
+    start_over(error.what());
+  }
+}
+
+/// Recording only saves time: where it fails, the step runs as if it had never been tried, and no later one is recorded. What has failed
+/// for another reason fails again.
+void CudaBackend::start_over(const char* why) {
+  stop_recording();
+  options_.graphs = false;
+  why_not_recorded_ = why;
+  cover(*step_);
+  for (const auto& part : std::exchange(parts_, {})) part();
 }
 
 void CudaBackend::forget_graphs() {
@@ -152,28 +193,31 @@ void CudaBackend::begin(const Step& step) {
   if (step.pool.type == Element::float32)
     throw Error(Code::option_invalid, "cacheType 'float32' is for the CPU; on a CUDA device use 'float16' or 'bfloat16'");
   launch_.cache = step.pool.type;
+  step_ = &step;
+  parts_.clear();
   choose_mode(step);
   const bool rotary = !config_.rotary_frequencies.empty();
   const int place = place_of(submitted_);
   arena_->fill(step, rotary ? linear_->cosines() : nullptr, rotary ? linear_->sines() : nullptr, stream_, place, sampler_->drawn());
   if (!step.draws.empty()) sampler_->begin(step, stream_, place);
-  if (mode_ == Mode::recording) begin_capture(stream_);
-  if (replaying()) return;
-  if (rotary) linear_->rotary_tables(launch_);
-  attention_->begin(launch_);
+  if (mode_ == Mode::recording) start_recording();
+  run([this, rotary] {
+    if (rotary) linear_->rotary_tables(launch_);
+    attention_->begin(launch_);
+  });
 }
 
 void CudaBackend::embed(const Step&, const ModelWeights& weights, Rows& x) {
-  if (!replaying()) linear_->embed(launch_, weights, floats(x));
+  run([this, &weights, &x] { linear_->embed(launch_, weights, floats(x)); });
 }
 
 void CudaBackend::qkv(const Step&, Phase phase, int layer, const LayerWeights& weights, const Rows& x, Rows& queries) {
-  if (replaying() || (phase == Phase::warm_up && !launch_.warm_up)) return;
-  linear_->qkv(launch_, phase, layer, weights, floats(x), queries.memory.get());
+  if (phase == Phase::warm_up && !launch_.warm_up) return;
+  run([=, this, &weights, &x, &queries] { linear_->qkv(launch_, phase, layer, weights, floats(x), queries.memory.get()); });
 }
 
 void CudaBackend::cluster(const Step&, int layer, const Rows& queries) {
-  if (!replaying() && launch_.warm_up) clusterer_->cluster(launch_, layer, queries.memory.get());
+  if (launch_.warm_up) clusterer_->cluster(launch_, layer, queries.memory.get());  // never recorded
 }
 
 /// The device's list of query buffers follows the engine's, which changes only when a plan with shared scores is opened.
@@ -188,38 +232,42 @@ void CudaBackend::sync_queries(std::span<const Rows> queries) {
 }
 
 void CudaBackend::attend(const Step&, int layer, std::span<const Rows> queries, Rows& mixed) {
-  if (replaying()) return;
-  if (layer == 0) sync_queries(queries);
-  attention_->attend(launch_, layer, query_pointers_.get(), mixed.memory.get());
+  run([this, layer, queries, &mixed] {
+    if (layer == 0) sync_queries(queries);
+    attention_->attend(launch_, layer, query_pointers_.get(), mixed.memory.get());
+  });
 }
 
 void CudaBackend::output(const Step&, const LayerWeights& weights, const Rows& mixed, Rows& x) {
-  if (!replaying()) linear_->output(launch_, weights, mixed.memory.get(), floats(x));
+  run([this, &weights, &mixed, &x] { linear_->output(launch_, weights, mixed.memory.get(), floats(x)); });
 }
 
 void CudaBackend::feed_forward(const Step&, const LayerWeights& weights, Rows& x) {
-  if (!replaying()) linear_->feed_forward(launch_, weights, floats(x));
+  run([this, &weights, &x] { linear_->feed_forward(launch_, weights, floats(x)); });
 }
 
 void CudaBackend::logits(const Step&, const ModelWeights& weights, const Rows& x, Rows& logits) {
-  if (!replaying()) linear_->logits(launch_, weights, floats(x), floats(logits));
+  run([this, &weights, &x, &logits] { linear_->logits(launch_, weights, floats(x), floats(logits)); });
 }
 
 void CudaBackend::sample(const Step&, const Rows& logits) {
-  if (!replaying()) sampler_->sample(launch_, floats(logits));
+  run([this, &logits] { sampler_->sample(launch_, floats(logits)); });
 }
 
 void CudaBackend::submit(const Step& step) {
   if (mode_ != Mode::eager) {
+    const bool recorded = mode_ == Mode::recording;
+    mode_ = Mode::eager;  // whatever end_capture says, the capture is over
     Recorded& known = graphs_[{launch_.rows, launch_.sequences, launch_.logit_rows, !step.draws.empty()}];
-    if (mode_ == Mode::recording) {
-      mode_ = Mode::eager;  // whatever end_capture says, the capture is over
-      known.graph = end_capture(stream_);
+    try {
+      if (recorded) known.graph = end_capture(stream_);
+      replay(known.graph, stream_);
+      ++replays_;
+    } catch (const Error& error) {
+      if (!recorded) throw;
+      start_over(error.what());
     }
-    replay(known.graph, stream_);
-    ++replays_;
   }
-  mode_ = Mode::eager;
   launch_.host = nullptr;
   record(over_[size_t(place_of(submitted_))], stream_);
   ++submitted_;

@@ -3,6 +3,7 @@
 // the host, its records and the room for its results, has a place of its own; device memory is shared, since steps run one after the other.
 #pragma once
 #include <atomic>
+#include <functional>
 #include <map>
 #include <tuple>
 
@@ -18,7 +19,7 @@
 
 namespace chai::cuda {
 
-class CudaBackend final : public Backend {
+class CudaBackend : public Backend {
  public:
   CudaBackend(const CudaOptions& options, DeviceFacts device);
   ~CudaBackend() override;
@@ -52,6 +53,8 @@ class CudaBackend final : public Backend {
   int64_t replays() const { return replays_; }
   /// The most steps that were in flight at once so far.
   int64_t most_in_flight() const { return most_in_flight_; }
+  /// Why steps are no longer recorded, in the words of what refused it; empty as long as they are. Read between steps.
+  const std::string& why_not_recorded() const { return why_not_recorded_; }
 
  private:
   enum class Mode : uint8_t { eager, recording, replaying };
@@ -62,9 +65,13 @@ class CudaBackend final : public Backend {
     int seen = 0;
   };
 
-  bool replaying() const { return mode_ == Mode::replaying; }
   int place_of(int64_t step) const { return int(step % options_.steps_in_flight); }
+  void cover(const Step& step);
   void choose_mode(const Step& step);
+  template <class Part>
+  void run(Part part);
+  void start_recording();
+  void start_over(const char* why);
   void forget_graphs();
   void stop_recording() noexcept;
   void sync_queries(std::span<const Rows> queries);
@@ -86,7 +93,10 @@ class CudaBackend final : public Backend {
   std::vector<const void*> known_queries_;   // the same on the host
 
   StepLaunch launch_;  // of the step between begin and submit
+  const Step* step_ = nullptr;
   Mode mode_ = Mode::eager;
+  std::vector<std::function<void()>> parts_;  // of the step that is recorded
+  std::string why_not_recorded_;
   bool open_ = false;                     // between begin and submit
   int64_t submitted_ = 0, finished_ = 0;  // steps
   std::vector<Event> over_;               // [places]

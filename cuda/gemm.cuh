@@ -28,7 +28,9 @@ struct Tile {
   static constexpr int stage_elements = (weights + rows) * 64;
   static constexpr size_t shared_bytes = size_t(stage_elements) * stages * 2;
   static_assert(warp_groups % 2 == 0 && units % weight_warps == 0);
-  static_assert(size_t(units) * rows * 8 <= shared_bytes, "the destinations of heads take the stages' place");
+  static constexpr int pieces = warp_units * warp_groups;  // four sums each, of a thread
+  static_assert(size_t(units) * rows * 8 + size_t(weights) * rows * 4 <= shared_bytes,
+                "destinations of heads and sums take the stages' place");
 };
 
 /// Element at 16-byte chunk `chunk` of row `row`, rows of 64 elements: eight rows of one chunk lie in different banks.
@@ -119,17 +121,29 @@ struct HeadLists {
   const int16_t* slots = nullptr;  // [segments][heads]
 };
 
-/// Stores a warp's sums. What the ends need from memory is asked for in groups of four rows, so that few round trips are waited for.
+/// A thread's sums go to shared memory, so that their ends are one loop: written out for each of up to 128 sums, they are ten times the
+/// code of the product itself. `pieces`: this thread's first; only this thread reads them.
+template <class Tile>
+__device__ __forceinline__ void put_aside(float4* pieces, const float (&sums)[Tile::warp_units][Tile::warp_groups][4]) {
+#pragma unroll
+  for (int i = 0; i < Tile::pieces; ++i) {
+    const float(&four)[4] = sums[i / Tile::warp_groups][i % Tile::warp_groups];
+    pieces[i * Tile::threads] = make_float4(four[0], four[1], four[2], four[3]);
+  }
+}
+
+/// Stores a thread's sums. What the ends need from memory is asked for in groups of four rows, so that few round trips are waited for.
 template <class Tile, class Task>
 __device__ __forceinline__ void store_sums(const StepView& step, const Task& task, const int32_t* list, int first_unit, int first_row,
-                                           int unit, int group, int count, const uint64_t* destinations,
-                                           const float (&sums)[Tile::warp_units][Tile::warp_groups][4]) {
+                                           int unit, int group, int count, const uint64_t* destinations, const float4* pieces) {
   const int g = (int(threadIdx.x) & 31) >> 2, t = int(threadIdx.x) & 3;
-#pragma unroll
+#pragma unroll 1
   for (int u = 0; u < Tile::warp_units; ++u) {
     const Pair pair = task.pair_of_unit(list, first_unit + unit + u, g);
-#pragma unroll
-    for (int n = 0; n < Tile::warp_groups; n += 2) {
+#pragma unroll 1
+    for (int n = 0; n < Tile::warp_groups; n += 2, pieces += 2 * Tile::threads) {
+      const float4 low = pieces[0], high = pieces[Tile::threads];
+      const float first[4] = {low.x, low.y, high.x, high.y}, second[4] = {low.z, low.w, high.z, high.w};
       Addends addends[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -141,7 +155,7 @@ __device__ __forceinline__ void store_sums(const StepView& step, const Task& tas
         const int in_tile = (group + n + i / 2) * 8 + 2 * t + i % 2, row = first_row + in_tile;
         if (row >= count) continue;
         const uint64_t to = Task::by_heads ? destinations[(unit + u) * Tile::rows + in_tile] : 0;
-        task.store(step, pair, row, sums[u][n + i / 2][i % 2], sums[u][n + i / 2][2 + i % 2], addends[i], to);
+        task.store(step, pair, row, first[i], second[i], addends[i], to);
       }
     }
   }
@@ -168,14 +182,10 @@ template <class Tile>
 __device__ __forceinline__ bool join_parts(const Sharing& sharing, int tile, int slot, int part, int parts,
                                            float (&sums)[Tile::warp_units][Tile::warp_groups][4]) {
   __shared__ int32_t before;
-  constexpr int pieces = Tile::warp_units * Tile::warp_groups;
+  constexpr int pieces = Tile::pieces;
   float4* const first = reinterpret_cast<float4*>(sharing.sums) + int64_t(slot) * (pieces * Tile::threads) + threadIdx.x;
   float4* const mine = first + part * (pieces * Tile::threads);
-#pragma unroll
-  for (int i = 0; i < pieces; ++i) {
-    const float(&four)[4] = sums[i / Tile::warp_groups][i % Tile::warp_groups];
-    mine[i * Tile::threads] = make_float4(four[0], four[1], four[2], four[3]);
-  }
+  put_aside<Tile>(mine, sums);
   __threadfence();  // this thread's sums are seen before the count
   __syncthreads();
   if (threadIdx.x == 0) before = atomicAdd(&sharing.arrived[tile], 1);
@@ -188,6 +198,7 @@ __device__ __forceinline__ bool join_parts(const Sharing& sharing, int tile, int
     float(&four)[4] = sums[i / Tile::warp_groups][i % Tile::warp_groups];
     four[0] = four[1] = four[2] = four[3] = 0;
   }
+#pragma unroll 1
   for (int p = 0; p < parts; ++p) {
 #pragma unroll
     for (int i = 0; i < pieces; ++i) {
@@ -240,6 +251,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
   const int group = warp / Tile::weight_warps * Tile::warp_groups;
   float sums[Tile::warp_units][Tile::warp_groups][4] = {};
   int stage = 0, next = Tile::stages - 1;
+#pragma unroll 1
   for (int s = begin; s < end; ++s) {
     dev::cp_async_wait<Tile::stages - 2>();
     __syncthreads();  // slice s is there, and everyone is done with the stage that is filled next
@@ -256,13 +268,15 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     const int slot = row_tile * sharing.slots;
     if (parts > 1 && !join_parts<Tile>(sharing, slot + weight_tile, slot + weight_tile * parts, part, parts, sums)) return;
   }
-  uint64_t* destinations = reinterpret_cast<uint64_t*>(shared);
+  uint64_t* destinations = reinterpret_cast<uint64_t*>(shared);  // [units][rows], then [pieces][threads] of sums: in the stages' place
+  float4* pieces = reinterpret_cast<float4*>(destinations + (Task::by_heads ? Tile::units * Tile::rows : 0)) + threadIdx.x;
+  __syncthreads();
+  put_aside<Tile>(pieces, sums);
   if constexpr (Task::by_heads) {
-    __syncthreads();
     find_destinations<Tile>(step, task, list, heads.slots, first_unit, first_row, count, destinations);
     __syncthreads();
   }
-  store_sums<Tile>(step, task, list, first_unit, first_row, unit, group, count, destinations, sums);
+  store_sums<Tile>(step, task, list, first_unit, first_row, unit, group, count, destinations, pieces);
 }
 
 using TileOf16 = Tile<64, 16, 4, 1, 8, 2>;

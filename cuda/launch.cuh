@@ -1,5 +1,6 @@
 // Kernel launches. In: a kernel, its grid, its arguments. Out: work on a stream; a typed error when the launch is refused.
 #pragma once
+#include <algorithm>
 #include <tuple>
 #include <utility>
 
@@ -25,11 +26,21 @@ int code_version(void (*kernel)(Parameters...)) {
   return attributes.ptxVersion;
 }
 
-/// More than 48 KB of dynamic shared memory is asked for on every launch; that call costs well under a microsecond and needs no state.
+/// More than 48 KB of dynamic shared memory is asked for on every launch; that costs well under a microsecond and needs no state. The limit
+/// is the kernel's, not the launch's, and engines on other threads set it as well: always to the same, so that none lowers it between the
+/// two calls of another. 1 KB is left for shared memory that is not dynamic.
+template <class... Parameters>
+void allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory of a device");
+  const int limit = std::max(most - 1024, int(bytes));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit), "shared memory of a kernel");
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
-  if (how.shared_bytes > 48 * 1024)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(how.shared_bytes)), "shared memory of a kernel");
+  if (how.shared_bytes > 48 * 1024) allow_shared_bytes(kernel, how.shared_bytes);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;

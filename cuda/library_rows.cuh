@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(library_row_threads)
 /// products: [rows of the range][pitch], the heads of all three projections side by side, numbered as in qkv_task.cuh. One block a row of
 /// the range, a warp a slot of the row's tables.
 template <class T>
-__global__ void __launch_bounds__(library_row_threads)
+__global__ void __launch_bounds__(library_row_threads, 4)
     place_heads(const StepView* view, QkvTask<T> task, RowRange range, const T* products, int pitch) {
   const StepView& step = *view;
   const Geometry& g = task.scope.geometry;

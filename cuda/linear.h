@@ -1,8 +1,9 @@
 // Everything of a step that is a matrix product: embedding, projections, feed-forward, logits, with the norms, rotations and cache writes
 // fused into them. In: weights, activations, the step's tables. Out: activations and cache rows. One pass over the weights a call.
 //
-// Activations: x float32 [rows][pitch_of(hidden)], the residual stream. queries and mixed: compute type, [rows][pitch_of(H * head_dim)],
-// slots and heads `head_dim` apart. logits float32 [logit_rows][vocabulary]. Padding between width and pitch is zero and stays zero.
+// Activations: x float32 [rows][pitch_of(hidden)], the residual stream. queries (cache type) and mixed (compute type):
+// [rows][pitch_of(H * head_dim)], slots and heads `head_dim` apart. logits float32 [logit_rows][vocabulary]. Padding between width and
+// pitch is zero and stays zero.
 //
 // Row bits: in a step with warm-up rows every product runs through kernels whose result for a row depends on neither the other rows nor the
 // row's place (a fixed order of the sum, no split of K), so that membership never depends on the batch (DESIGN: warm-up rows). A library

@@ -137,7 +137,7 @@ void Linear::qkv(const StepLaunch& step, Phase phase, int layer, const LayerWeig
     QkvTask<T> task;
     task.scope = {step.geometry, layer, phase == Phase::warm_up};
     task.query = weights_of<T>(weights.query), task.key = weights_of<T>(weights.key), task.value = weights_of<T>(weights.value);
-    task.queries = static_cast<T*>(queries), task.query_pitch = pitch_of(config.query_width());
+    task.queries = static_cast<unsigned char*>(queries), task.query_pitch = pitch_of(config.query_width());
     task.cache = step.cache, task.rotary = !config.rotary_frequencies.empty(), task.half = (config.head_dim + 1) / 2;
     const bool before = config.norm_placement == NormPlacement::before;
     const RowsOf<T> from = normed_rows<T>(x, config.hidden, before ? view_of(weights.attention_norm, config) : NormView{});

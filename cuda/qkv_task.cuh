@@ -62,7 +62,7 @@ struct QkvTask {
   using Weight = T;
   HeadScope scope;
   WeightView<T> query, key, value;
-  T* queries = nullptr;  // [rows][query_pitch]
+  unsigned char* queries = nullptr;  // [rows][query_pitch] of the cache type
   int64_t query_pitch = 0;
   Element cache = Element::float16;
   bool rotary = false;
@@ -117,16 +117,11 @@ struct QkvTask {
                                         uint64_t destination) const {
     if (pair.a < 0 || destination == 0) return;
     const float a = first + addends.first, b = second + addends.second;
-    const float rotated[2] = {a * addends.cosine - b * addends.sine, b * addends.cosine + a * addends.sine};
-    const bool is_query = pair.a < scope.geometry.heads;
+    // Written out: which product a compiler fuses with the sum may differ from tile to tile, and a row's bits with it.
+    const uint32_t both = pack2_as(cache, fmaf(a, addends.cosine, -(b * addends.sine)), fmaf(a, addends.sine, b * addends.cosine));
     void* to = reinterpret_cast<void*>(destination & ~uint64_t{1});
-    if (is_query)
-      put<T>(to, pair.b, rotated);
-    else if (cache == Element::bfloat16)
-      put<__nv_bfloat16>(to, pair.b, rotated);
-    else
-      put<__half>(to, pair.b, rotated);
-    if (destination & 1) store_shared(step, pair, row, rotated, static_cast<T*>(to));
+    put(to, pair.b, both);
+    if (destination & 1) store_shared(step, pair, row, both, to);
   }
 
  private:
@@ -139,21 +134,20 @@ struct QkvTask {
     head -= key_value_heads;
     return value;
   }
-  __device__ __forceinline__ T* query_row(int row, int slot) const {
-    return queries + row * query_pitch + int64_t(slot) * scope.geometry.head_dim;
+  __device__ __forceinline__ unsigned char* query_row(int row, int slot) const {
+    return queries + (row * query_pitch + int64_t(slot) * scope.geometry.head_dim) * 2;
   }
-  template <class To>
-  __device__ __forceinline__ void put(void* to, int i, const float (&values)[2]) const {
-    static_cast<To*>(to)[i] = dev::from_float<To>(values[0]);
-    if (i + half < scope.geometry.head_dim) static_cast<To*>(to)[i + half] = dev::from_float<To>(values[1]);
+  __device__ __forceinline__ void put(void* to, int i, uint32_t both) const {
+    static_cast<uint16_t*>(to)[i] = uint16_t(both);
+    if (i + half < scope.geometry.head_dim) static_cast<uint16_t*>(to)[i + half] = uint16_t(both >> 16);
   }
   /// The other score slots of the same query head; maps that have such are rare.
-  __device__ void store_shared(const StepView& step, Pair pair, int row, const float (&values)[2], const T* done) const {
+  __device__ void store_shared(const StepView& step, Pair pair, int row, uint32_t both, const void* done) const {
     const Geometry& g = scope.geometry;
     const int32_t* own = tables_of(step, g, step.segment[step.row_segment[row]], scope.layer).own;
     for (int slot = 0; slot < own[0]; ++slot) {
-      T* to = query_row(row, slot);
-      if (own[g.query_of_score() + slot] == pair.a && to != done) put<T>(to, pair.b, values);
+      void* to = query_row(row, slot);
+      if (own[g.query_of_score() + slot] == pair.a && to != done) put(to, pair.b, both);
     }
   }
 };

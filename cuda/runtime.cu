@@ -43,13 +43,33 @@ DeviceFacts facts_of(int index) {
   return facts;
 }
 
+/// After these no call of the process on the device succeeds any more, whatever it closes and loads again.
+bool ends_all(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorHardwareStackError:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable: return true;
+    default: return false;
+  }
+}
+
 }  // namespace
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clears what is not sticky
-  throw Error(Code::device_fault, std::string("CUDA: ") + what + " failed: " + cudaGetErrorString(status) +
-                                      "; close the model and load it again, or use device 'cpu'");
+  const std::string failed = std::string("CUDA: ") + what + " failed: " + cudaGetErrorString(status);
+  if (status == cudaErrorMemoryAllocation)  // of the driver's own needs: code of kernels, graphs, streams
+    throw Error(Code::out_of_memory, failed + "; lower cacheTokens or maxBatch, or free the device");
+  throw Error(Code::device_fault, failed + (ends_all(status) ? "; start the process again to use the device, or use device 'cpu'"
+                                                             : "; close the model and load it again, or use device 'cpu'"));
 }
 
 std::vector<DeviceFacts> find_devices(std::string& why_none) {

@@ -16,8 +16,8 @@ struct StepLaunch {
   bool warm_up = false;            // some rows belong to warm-up segments
   bool prefill = false;            // some segment has more than one row; a captured graph never has
   Geometry geometry{};
-  Element compute = Element::float16;  // weights, queries, mixed: float16 or bfloat16
-  Element cache = Element::float16;    // pages: float16 or bfloat16, the same as compute unless the user chose otherwise
+  Element compute = Element::float16;  // weights, mixed: float16 or bfloat16
+  Element cache = Element::float16;    // pages, queries: float16 or bfloat16, the same as compute unless the user chose otherwise
   const DeviceFacts* device = nullptr;
 };
 

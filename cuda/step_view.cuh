@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "dev.cuh"
+#include "element.h"
 
 namespace chai::cuda {
 
@@ -94,5 +95,11 @@ __device__ __forceinline__ unsigned char* value_page(const StepView& step, const
   const SequenceRecord& s = step.sequence[segment.sequence];
   return step.pool + uint64_t(s.block_pages[int64_t(block) * s.table_rows + s.value_row[layer] + slot]) * step.page_bytes;
 }
+
+/// Two numbers, or one, in a 16-bit type that the kernel is not built for.
+__device__ __forceinline__ uint32_t pack2_as(Element type, float low, float high) {
+  return type == Element::bfloat16 ? dev::pack2<__nv_bfloat16>(low, high) : dev::pack2<__half>(low, high);
+}
+__device__ __forceinline__ uint16_t narrow_as(Element type, float x) { return uint16_t(pack2_as(type, x, 0)); }
 
 }  // namespace chai::cuda

@@ -68,9 +68,9 @@ struct TokenSampler::State {
   void make_room(size_t tokens) {
     if (tokens <= history.count()) return;
     const size_t room = std::max(tokens, history.count() * 2);
-    history = {};
-    history = DeviceArray<int32_t>(room, "tokens so far, for the repetition penalty");
+    history = {};  // counts as no room until both are there
     host_history = PinnedArray<int32_t>(room, "tokens so far, for the repetition penalty");
+    history = DeviceArray<int32_t>(room, "tokens so far, for the repetition penalty");
   }
 };
 

@@ -50,21 +50,28 @@ struct DrawRow {
   __device__ double weight(float x) const { return exp((double(x) - best_logit) * inverse_temperature); }
 };
 
-/// visit(id, logit) for the ids of this thread, always in the same order.
+/// Logits 4 i .. 4 i + 3; zeros where there are none.
+__device__ __forceinline__ float4 four_logits(const DrawRow& row, int i) {
+  const int first = 4 * i, left = row.vocabulary - first;
+  if (left <= 0) return {};
+  if (row.vocabulary % 4 == 0) return reinterpret_cast<const float4*>(row.logits)[i];  // then every row is 16-byte aligned
+  const float* at = row.logits + first;
+  return {at[0], left > 1 ? at[1] : 0.0f, left > 2 ? at[2] : 0.0f, left > 3 ? at[3] : 0.0f};
+}
+
+/// visit(id, logit) for the ids of this thread, always in the same order. Eight logits are under way at once; `visit` is in the code once.
 template <class Visit>
 __device__ void each_id(const DrawRow& row, Visit visit) {
-  if (row.vocabulary % 4 == 0) {  // then every row is 16-byte aligned
-    const float4* fours = reinterpret_cast<const float4*>(row.logits);
-#pragma unroll 2
-    for (int i = threadIdx.x; i < row.vocabulary / 4; i += blockDim.x) {
-      const float4 four = fours[i];
-      visit(4 * i, row.adjusted(4 * i, four.x));
-      visit(4 * i + 1, row.adjusted(4 * i + 1, four.y));
-      visit(4 * i + 2, row.adjusted(4 * i + 2, four.z));
-      visit(4 * i + 3, row.adjusted(4 * i + 3, four.w));
+  const int threads = int(blockDim.x);
+  for (int i = int(threadIdx.x); 4 * i < row.vocabulary; i += 2 * threads) {
+    const float4 a = four_logits(row, i), b = four_logits(row, i + threads);
+#pragma unroll 1
+    for (int k = 0; k < 8; ++k) {
+      const int id = 4 * (k < 4 ? i : i + threads) + (k & 3);
+      if (id >= row.vocabulary) break;
+      const float4 four = k < 4 ? a : b;
+      visit(id, row.adjusted(id, k & 2 ? (k & 1 ? four.w : four.z) : (k & 1 ? four.y : four.x)));
     }
-  } else {
-    for (int id = threadIdx.x; id < row.vocabulary; id += blockDim.x) visit(id, row.logit(id));
   }
 }
 
@@ -88,9 +95,11 @@ __device__ void block_sums(double (&x)[N], double* shared) {
   }
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    x[i] = 0;
-    for (int w = 0; w < warps; ++w) x[i] += shared[w * N + i];
+  for (int i = 0; i < N; ++i) x[i] = 0;
+#pragma unroll 1
+  for (int w = 0; w < warps; ++w) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] += shared[w * N + i];
   }
 }
 
@@ -113,11 +122,22 @@ __device__ inline Best best_of_row(const DrawRow& row, uint64_t* shared) {
   __syncthreads();
   if ((threadIdx.x & 31) == 0) shared[threadIdx.x / 32] = best;
   __syncthreads();
+#pragma unroll 1
   for (unsigned w = 0; w < blockDim.x / 32; ++w)
     if (shared[w] > best) best = shared[w];
   __syncthreads();
   return {uint32_t(best >> 32), int(0xffffffffu - uint32_t(best))};
 }
+
+/// The weight of a logit, nothing below `least`.
+struct Weight {
+  const DrawRow& row;
+  double least;
+  __device__ double operator()(float x) const {
+    const double w = row.weight(x);
+    return w < least ? 0.0 : w;
+  }
+};
 
 /// What has a mass: ids whose key lies in [least, most]; of key `least` itself only ids up to `last_of_least`.
 struct Kept {
@@ -158,6 +178,7 @@ __device__ inline void block_range(uint32_t& least, uint32_t& most, double* shar
   __syncthreads();
   if ((threadIdx.x & 31) == 0) words[threadIdx.x / 32 * 2] = least, words[threadIdx.x / 32 * 2 + 1] = most;
   __syncthreads();
+#pragma unroll 1
   for (unsigned w = 0; w < blockDim.x / 32; ++w) least = min(least, words[2 * w]), most = max(most, words[2 * w + 1]);
 }
 
@@ -216,6 +237,7 @@ __device__ int walk(const DrawRow& row, double target, Mass mass) {
     __syncthreads();
     int chosen = -1;
     double running = before, before_chosen = before;
+#pragma unroll 1
     for (int w = 0; w < warps; ++w) {
       const double m = row.sums[w];
       if (m > 0 && (chosen < 0 || !(target < running))) chosen = w, before_chosen = running;
@@ -268,8 +290,8 @@ __device__ inline int nth_of_key(const DrawRow& row, const Kept& kept, uint32_t 
 }
 
 /// The fewest highest whose weights sum to at least p of the total; one always stays.
-template <class Weight>
-__device__ void keep_top_p(const DrawRow& row, Kept& kept, double p, Weight weight) {
+__device__ inline void keep_top_p(const DrawRow& row, Kept& kept, double p) {
+  const Weight weight{row, 0};
   const double goal = p * total_mass(row, kept, weight);
   const Reached at = descend(row, kept, goal, false, weight);
   const double each = weight(logit_of(at.key));
@@ -288,16 +310,11 @@ __device__ inline int draw_row(DrawRow row, const DrawRecord& draw) {
   if (!(draw.temperature > 0) || draw.min_p > 1) return best.id;  // the most probable has weight 1
   row.best_logit = logit_of(best.key);
   row.inverse_temperature = 1.0 / double(draw.temperature);
-  const auto weight = [&](float x) { return row.weight(x); };
   Kept kept{1, best.key, row.vocabulary};
   keep_top_k(row, kept, draw.top_k);
   const bool by_rank = draw.top_p < 1;
-  if (by_rank) keep_top_p(row, kept, double(draw.top_p), weight);
-  const double least_weight = draw.min_p > 0 ? double(draw.min_p) : 0.0;
-  const auto counted = [&](float x) {
-    const double w = row.weight(x);
-    return w < least_weight ? 0.0 : w;
-  };
+  if (by_rank) keep_top_p(row, kept, double(draw.top_p));
+  const Weight counted{row, draw.min_p > 0 ? double(draw.min_p) : 0.0};
   const double target = draw.uniform * total_mass(row, kept, counted);
   int id = -1;
   if (by_rank) {  // highest first, as the filter left them

@@ -37,13 +37,13 @@ function removeTree(tree) {
 module.exports = { buildAddon, removeTree };
 
 /**
- * Kernels for every GPU since Ampere in as few bytes as serve them all. Machine code runs on later GPUs of its generation (8.0 on 8.6, 8.7 and 8.9: CUDA
- * C++ Programming Guide, "Binary Compatibility"); the kernels use nothing that those add. PTX serves what comes after 9.0, compiled by the driver once: of
- * 9.0, since kernels for 8.0 do not start before the one ahead of them has ended. Machine code for 10.0 and 12.0 would take 0.9 MB each, more than the
- * 5 MB of a platform hold. CHAI_CUDA_ARCHITECTURES names others, or `none`. Only x64 Linux has released kernels.
+ * Machine code for every generation since Ampere. It runs on later GPUs of its generation (8.0 on 8.6, 8.7 and 8.9, 10.0 on 10.3: CUDA C++ Programming
+ * Guide, "Binary Compatibility"); the kernels use nothing that those add, and code of their own would take 0.5 MB more each, of the 5 MB that a platform
+ * may have. PTX, compiled by the driver once, serves generations to come: of 9.0, since kernels for 8.0 do not start before the one ahead of them has
+ * ended. CHAI_CUDA_ARCHITECTURES names others, or `none`. Only x64 Linux has released kernels.
  */
 function releaseKernels() {
-  const wanted = process.env.CHAI_CUDA_ARCHITECTURES ?? '80-real;90a-real;90-virtual';
+  const wanted = process.env.CHAI_CUDA_ARCHITECTURES ?? '80-real;90a-real;100-real;120-real;90-virtual';
   if (wanted === 'none' || process.env.CHAI_TOOLCHAIN || process.platform !== 'linux' || process.arch !== 'x64') return ['-DWITH_CUDA=OFF'];
   return ['-DWITH_CUDA=ON', `-DCHAI_CUDA_ARCHITECTURES=${wanted}`]; // no nvcc is an error, not a release that lacks its kernels
 }

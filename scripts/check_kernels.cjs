@@ -15,6 +15,12 @@ const exceptions = [
   { kernel: 'plan_kernel', bytes: 128, why: 'a list that is indexed; one block a step' },
   { kernel: 'rotary', bytes: 64, why: 'sine and cosine of large angles; once a step' },
   { kernel: 'draw_kernel', bytes: 128, why: 'lists that are indexed; one block a sequence' },
+  {
+    kernel: 'prefill_kernel',
+    only: 'sm_100',
+    bytes: 8,
+    why: 'head size 96: two numbers beside the 128 registers that let two blocks run; never measured there',
+  },
 ];
 /** Compute capabilities, 10 times. */
 const gpus = { A100: 80, 'A10, RTX 30': 86, 'L4, RTX 40': 89, 'H100, H200': 90, B200: 100, B300: 103, 'RTX 50': 120 };
@@ -27,16 +33,16 @@ function servedBy(capability, codes) {
   return codes.findLast(fits) ?? codes.findLast(({ ptx, architecture }) => ptx && architecture <= capability);
 }
 
-function spills({ kernels }) {
+function spills({ name, kernels }) {
   const faults = [];
   for (const family of families) if (!kernels.some((kernel) => kernel.name.startsWith(family))) faults.push(`has no kernel ${family}`);
   for (const kernel of kernels.filter(({ stack }) => stack > 0)) {
-    const exception = exceptions.find((one) => one.kernel === kernel.name);
+    const exception = exceptions.find((one) => one.kernel === kernel.name && (one.only ?? name) === name);
     if (!exception || kernel.stack > exception.bytes)
       faults.push(`${kernel.name} keeps ${kernel.stack} bytes a thread in memory beside ${kernel.registers} registers`);
   }
-  for (const { kernel } of exceptions)
-    if (!kernels.some((one) => one.name === kernel && one.stack > 0))
+  for (const { kernel, only } of exceptions)
+    if ((only ?? name) === name && !kernels.some((one) => one.name === kernel && one.stack > 0))
       faults.push(`${kernel} needs no exception any more: take it out of scripts/check_kernels.cjs`);
   return faults;
 }

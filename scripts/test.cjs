@@ -21,7 +21,7 @@ function run(command, args, env = {}) {
 
 function nativeTests() {
   const missing = missingTools();
-  if (missing || !buildTests('.cmake-tests', ['-DWITH_CUDA=OFF', '-DCHAI_KERNELS=ON'])) {
+  if (missing || !buildTests('.cmake-tests', ['-DWITH_CUDA=OFF', '-DCHAI_KERNELS=ON', '-DCHAI_SIMT_ADDON=ON'])) {
     if (missing) process.stderr.write(`${missing}\n`);
     return count('native (build)', 0, 1);
   }

@@ -157,7 +157,7 @@ class AttentionCase {
       std::minstd_rand random(unsigned(1 + part.sequence * 40000 + layer * 10000 + part.position + i));
       random.discard(8);
       std::normal_distribution<double> normal;
-      for (int e = 0; e < config_.heads * config_.head_dim; ++e) rows[size_t(row * pitch() + e)] = narrow(normal(random), compute_);
+      for (int e = 0; e < config_.heads * config_.head_dim; ++e) rows[size_t(row * pitch() + e)] = narrow(normal(random), cache_);
     }
   }
   void lay_out(Sequence& s, unsigned index) {
@@ -232,7 +232,7 @@ class AttentionCase {
     for (int j = first; j <= position; ++j) {
       const uint16_t* key = row_of(s.keys, s, own.scores_from, key_head, j);
       double score = 0;
-      for (int e = 0; e < d; ++e) score += widen(query[e], compute_) * widen(key[e], cache_);
+      for (int e = 0; e < d; ++e) score += widen(query[e], cache_) * widen(key[e], cache_);
       p.push_back(score * double(config_.attention_scale));
     }
     const double most = *std::max_element(p.begin(), p.end());

@@ -134,6 +134,50 @@ TEST(cuda_backend_recorded_steps_equal_eager_ones) {
   CHECK(texts[0] == texts[1]);
 }
 
+TEST(cuda_backend_a_plan_that_shares_scores_joins_recorded_steps) {
+  const Config config = tiny_config();
+  HeadPlan plan = dense_plan(config);
+  plan.method = Method::explicit_map;
+  LayerHeads& last = plan.layers[2].heads;  // its scores are those of the first layer, whose queries need a buffer from now on
+  last.scores_from = 0;
+  last.query_of_score.clear(), last.key_of_score.clear(), last.kept_keys.clear();
+  TinyModel model(config, 4);
+  for (const int before : {1, 2, 3}) {  // then the next step of one row would be recorded, or replayed
+    Pair pair(model);
+    const auto dense = pair.cuda->open(dense_plan(config));
+    for (int i = 0; i <= before; ++i) logits_of(*dense, i == 0 ? some_ids(4, 1) : std::vector<int32_t>{i});
+    const auto cpu = pair.cpu->open(plan), cuda = pair.cuda->open(plan);
+    for (const int id : {5, 6, 7, 8}) CHECK(distance(logits_of(*cuda, {id}), logits_of(*cpu, {id})) < 1e-2);
+    CHECK(pair.backend->replays() > 0 && pair.backend->why_not_recorded().empty());
+  }
+}
+
+#if __has_include("simt_fiber.h")
+/// Every recording breaks off half-way, as a driver may end it.
+class BrokenOff final : public cuda::CudaBackend {
+ public:
+  using CudaBackend::CudaBackend;
+  void feed_forward(const Step& step, const LayerWeights& weights, Rows& x) override {
+    if (simt::recording()) cuda::free_graph(cuda::end_capture(nullptr));
+    CudaBackend::feed_forward(step, weights, x);
+  }
+};
+
+TEST(cuda_backend_goes_on_without_recording_where_that_fails) {
+  TinyModel model(tiny_config(), 5);
+  model.options.cache_type = Element::float16;
+  auto made = std::make_unique<BrokenOff>(CudaOptions{}, cuda::test_device());
+  const BrokenOff& broken = *made;
+  const auto engine = Engine::load(model.options, {}, std::move(made));
+  Pair pair(model);
+  const HeadPlan plan = chai_plan(model.options.config, {3, 4, 2});
+  const auto expected = generated(*pair.cuda->open(plan), some_ids(30, 9), greedy(24));
+  CHECK(expected.size() == 24 && pair.backend->replays() > 10);
+  CHECK(generated(*engine->open(plan), some_ids(30, 9), greedy(24)) == expected);
+  CHECK(broken.replays() == 0 && !broken.why_not_recorded().empty());
+}
+#endif
+
 TEST(cuda_backend_steps_in_flight_give_the_same_text) {
   Config config = tiny_config(2);
   config.attention_scale *= 0.25f;

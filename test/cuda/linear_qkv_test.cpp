@@ -80,7 +80,7 @@ struct Checker {
       const float* from = x + size_t(row) * size_t(pitch_of(c.hidden));
       const auto normed = f.normed(from, c.hidden, before ? &layer.norm : nullptr, before && layer.biased ? &layer.norm_bias : nullptr);
       for (size_t slot = 0; slot < heads.query_of_score.size(); ++slot)
-        head(&got.queries[size_t(row) * size_t(pitch_of(c.query_width())) + slot * size_t(c.head_dim)], f.type, 0,
+        head(&got.queries[size_t(row) * size_t(pitch_of(c.query_width())) + slot * size_t(c.head_dim)], ragged.cache, 0,
              heads.query_of_score[slot], normed, position);
       for (size_t slot = 0; slot < heads.kept_keys.size(); ++slot) {
         const size_t warm = (size_t(number * c.key_value_heads) + slot) * size_t(geometry.warm_blocks) + size_t(block);
