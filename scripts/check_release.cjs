@@ -1,5 +1,5 @@
 // The long checks before a release, part by part: the released binary with its kernels for all GPUs, the package around it, other machines, sanitizers,
-// memory over many rounds, known holes in dependencies. In: optionally words, of which a part's name must hold one. Out: a line for each part, then
+// memory over many rounds, the GPU benchmark on the host, known holes in dependencies. In: optionally words, of which a part's name must hold one. Out: a line for each part, then
 // `N passed, N failed`; exit code 1 on a failure. What cannot be had here is named as not run, and counts as neither.
 const { execFileSync, spawnSync } = require('node:child_process');
 const fs = require('node:fs');
@@ -37,6 +37,57 @@ function releasedBinary() {
   const { CHAI_CUDA_ARCHITECTURES: _, ...all } = process.env;
   const built = spawnSync(process.execPath, ['scripts/prebuildify.cjs'], { cwd: root, stdio: 'inherit', env: all });
   return built.status === 0 ? outcome(['scripts/check_kernels.cjs', binary]) : 'failed';
+}
+
+/** What is wrong with a merged result of the tiny ceilings and decode sections, as text; undefined when nothing is. */
+function fault(file) {
+  const { build, ceilings = [], decode = [] } = JSON.parse(fs.readFileSync(file, 'utf8'));
+  if (!build?.[0].sources) return 'it does not say of which sources it is';
+  const read = ceilings.find(({ cell }) => cell === 'read');
+  if (!(read?.gbPerSecond > 0)) return 'it has no read ceiling';
+  const timed = decode.filter(({ us, rounds }) => us > 0 && rounds > 0);
+  if (timed.length < 10 || timed.length < decode.length) return `${timed.length} of ${decode.length} decode cells are timed, of 10 or more`;
+  const clustered = timed.filter(({ ratioToDense, idealRatio }) => ratioToDense > 0 && idealRatio > 1);
+  if (clustered.length < 6) return `${clustered.length} clustered cells are set beside dense ones, of 6 or more`;
+  const untold = timed.filter(({ gbPerSecond, shareOfReadCeiling }) => !(gbPerSecond > 0 && shareOfReadCeiling > 0));
+  return untold.length > 0 ? `${untold[0].cell} has no bandwidth` : undefined;
+}
+
+/** A day with a GPU is rare and short: what is run then is built and run here through the host shim, in small. */
+function gpuBenchmark() {
+  if (process.platform !== 'linux') return 'not run (it is for Linux)';
+  const build = '.cmake-gpu';
+  const results = path.join(root, build, 'results');
+  fs.rmSync(results, { recursive: true, force: true });
+  const env = { ...process.env, CHAI_ARCH: 'host', BUILD: build, BENCH_FLAGS: '--tiny', SECTION_SECONDS: '240' };
+  const run = (command, args) => spawnSync(command, args, { cwd: root, encoding: 'utf8', env, timeout: 30 * 60_000 });
+  const failed = (what, { stdout, stderr, status } = {}) => {
+    process.stderr.write(`${stdout ?? ''}${stderr ?? ''}${what}${status === undefined ? '' : ` (status ${status})`}\n`);
+    return 'failed';
+  };
+  const measured = run('bash', ['scripts/gpu/bench.sh', 'ceilings', 'decode']);
+  if (measured.status !== 0) return failed('bench.sh failed', measured);
+  const result = path.join(results, 'gpu.json');
+  const wrong = fault(result);
+  if (wrong) return failed(`${result}: ${wrong}`);
+  const kernel = run(path.join(root, build, 'chai_cuda_tests'), ['cuda_embed']);
+  if (kernel.status !== 0) return failed('chai_cuda_tests failed', kernel);
+  // Beside itself nothing is slower; beside a result twice as fast everything is.
+  const [steady, faster] = ['steady.json', 'faster.json'].map((name) => path.join(results, name));
+  const cells = fs.readFileSync(result, 'utf8').replace(/"spread":[^,}]+/g, '"spread":0.1');
+  fs.writeFileSync(steady, cells);
+  fs.writeFileSync(
+    faster,
+    cells.replace(/"us":([^,}]+)/g, (_, us) => `"us":${Number(us) / 2}`),
+  );
+  const outcomes = [steady, faster].map((committed) => run(path.join(root, build, 'chai_bench'), ['compare', committed, steady]));
+  if (outcomes[0].status !== 0) return failed('compare finds a result slower than itself', outcomes[0]);
+  if (outcomes[1].status !== 1) return failed('compare finds nothing slower than twice as fast', outcomes[1]);
+  const document = path.join(results, 'performance.md');
+  fs.copyFileSync(path.join(root, 'docs', 'performance.md'), document);
+  const drawn = run(process.execPath, ['scripts/gpu/charts.mjs', result, '--document', document, '--images', path.join(results, 'images')]);
+  if (drawn.status !== 0) return failed('charts.mjs failed', drawn);
+  return /SIMT shim/.test(fs.readFileSync(document, 'utf8')) ? 'passed' : failed('charts.mjs wrote no tables');
 }
 
 /** The registry says what is known against the packages that users get. */
@@ -91,6 +142,7 @@ part('binaries on other machines', () => outcome(['scripts/check_platforms.cjs',
 part('soak of 1,000 load, generate, close rounds', () => outcome(['--expose-gc', 'test/soak/rounds.mjs', '1000']));
 part('the addon under sanitizers', sanitizedAddon);
 part('native tests and kernels under sanitizers', () => outcome(['scripts/test_sanitize.cjs', '--kernels']));
+part('the GPU benchmark through the host shim', gpuBenchmark);
 part('npm audit of what users install', audit);
 
 const count = (result) => parts.filter((one) => one.result === result).length;

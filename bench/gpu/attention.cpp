@@ -79,7 +79,7 @@ struct Place {
       record.number("tflopDenseEquivalent", made.dense_flops() / times.median * 1e-6);
       add_ratio(record, cell, dense_cell, us, made.dense_flops() / made.executed_flops());
       if (shape.rows == 1)  // once a step, for all layers
-        record.number("planUs", time_graph(stream, effort_of(options), [&] { made.plan(attention, true); }).median);
+        record.number("planUs", time_graph(stream, brief_effort_of(options), [&] { made.plan(attention, true); }).median);
       results.add(record);
     }
     cuda::free_stream(stream);
@@ -93,7 +93,7 @@ struct Place {
     if (bytes_needed(shape) <= free_room()) return measure(cell, shape, dense);
     const double dense_us = Results::find(options, section, dense, "us");
     const double few_us = Results::find(options, section, name + "/" + std::to_string(few), "us");
-    if (!results.wants(cell) || dense_us <= 0 || few_us <= 0) return;
+    if (dense_us <= 0 || few_us <= 0 || !results.wants(cell)) return;
     Record record(cell);
     record.number("batch", shape.batch).number("context", shape.context).boolean("derived", true);
     record.number("fitsBytesNeeded", bytes_needed(shape));

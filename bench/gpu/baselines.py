@@ -1,7 +1,7 @@
 """PyTorch beside the kernels of cuda/, on the same shapes and the same device. Out: OUT/baselines.jsonl, one cell a line; cells that are there are
 not measured again. Sections: matmul (the ceiling of bf16 products), decode and prefill (scaled_dot_product_attention: flash, cuDNN, efficient),
 eager, sdpa, compile (transformers in the LLaMA-7B shape with random weights). Exit: 0 done, 1 failed, 3 out of time (run it again to go on),
-4 refused because the device was slowed down, 77 nothing to run with.
+4 refused because the device was slowed down, 5 a cell hung (that is noted; run it again to go on with the others), 77 nothing to run with.
 
     python bench/gpu/baselines.py [--out DIR] [--sections matmul,decode,...] [--seconds 420] [--tiny] [--cpu]
 """
@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 try:
@@ -41,6 +42,7 @@ class Results:
         self.until = time.monotonic() + seconds
         self.known = set()
         self.torn = False
+        self.watchdog = None
         if os.path.exists(self.path):
             with open(self.path) as file:
                 text = file.read()
@@ -58,7 +60,31 @@ class Results:
             raise OutOfTime
         return True
 
+    def begin(self, cell, seconds):
+        """A cell that takes longer counts as hung: it is noted, and the process ends."""
+        self.end()
+        self.watchdog = threading.Timer(seconds, self.give_up, (cell, seconds))
+        self.watchdog.daemon = True
+        self.watchdog.start()
+
+    def end(self):
+        if self.watchdog:
+            self.watchdog.cancel()
+
+    def give_up(self, cell, seconds):
+        self.write({"cell": cell, "error": f"not done after {seconds} s"})
+        os._exit(5)
+
+    def write(self, fields):
+        line = json.dumps(fields, separators=(",", ":"))
+        with open(self.path, "a") as file:
+            file.write(("\n" if self.torn else "") + line + "\n")
+        self.torn = False
+        self.known.add(fields["cell"])
+        print(line, flush=True)
+
     def add(self, cell, **fields):
+        self.end()
         said = smi()
         if said is None:
             fields["unwatched"] = True
@@ -66,12 +92,7 @@ class Results:
             raise Throttled(f"{cell}: {said}")
         else:
             fields["smi"] = said
-        line = json.dumps({"cell": cell, **fields}, separators=(",", ":"))
-        with open(self.path, "a") as file:
-            file.write(("\n" if self.torn else "") + line + "\n")
-        self.torn = False
-        self.known.add(cell)
-        print(line, flush=True)
+        self.write({"cell": cell, **fields})
 
 
 class Device:
@@ -160,6 +181,7 @@ def measure_matmul(results, device, tiny):
     cell = f"baseline/matmul/bf16/{size}"
     if not results.wants(cell):
         return
+    results.begin(cell, 120)
     a, b = (torch.randn(size, size, device=device.name, dtype=torch.bfloat16) for _ in range(2))
     found = summary(device.times(lambda: a @ b))
     results.add(cell, **found, tflop=2 * size**3 / found["us"] * 1e-6)
@@ -177,6 +199,7 @@ def attention_cell(results, device, cell, backend, shape, layers):
     """One shape with one backend, over `layers` separate caches in turn, so that none is found in the second cache level."""
     if not results.wants(cell):
         return
+    results.begin(cell, 90)
     batch, heads, kept, context, rows, dim, dtype = shape
     size = 2 * batch * kept * context * dim * 2
     need = layers * size + 2 * batch * heads * rows * dim * 2
@@ -298,6 +321,7 @@ def measure_model(results, device, tiny, name):
     def try_cell(cell, measure):
         if not results.wants(cell):
             return
+        results.begin(cell, 240)  # compiling counts
         try:
             measure()
         except (OutOfTime, Throttled):

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <thread>
 
 #include "error.h"
 
@@ -40,7 +41,19 @@ bool ends_in_newline(const std::string& path) {
   return file.get() == '\n';
 }
 
+/// Of one cell, before it counts as hung.
+double cell_seconds(const Options& options, const std::string& section) {
+  if (options.cell_seconds > 0) return options.cell_seconds;
+  if (options.tiny) return 600;  // through the host shim
+  return section == "model" || section == "first" || section == "memory" ? 180 : 60;
+}
+
 }  // namespace
+
+void append_line(const std::string& path, const std::string& line) {
+  const bool torn = !ends_in_newline(path);
+  std::ofstream(path, std::ios::app) << (torn ? "\n" : "") << line << "\n";
+}
 
 std::string field_of(const std::string& line, const std::string& name) {
   const std::string key = "\"" + name + "\":";
@@ -79,7 +92,11 @@ std::string Record::json() const {
 }
 
 Results::Results(const Options& options, const std::string& section)
-    : options_(options), path_(path_of(options, section)), begun_path_(options.out + "/" + section + ".begun"), started_(now()) {
+    : options_(options),
+      watchdog_(std::make_unique<Watchdog>(path_of(options, section), cell_seconds(options, section))),
+      path_(path_of(options, section)),
+      begun_path_(options.out + "/" + section + ".begun"),
+      started_(now()) {
   std::filesystem::create_directories(options.out);
   if (options.again && options.only.empty()) std::filesystem::remove(path_);
   if (options.again) {
@@ -103,6 +120,7 @@ bool Results::is_open(const std::string& cell) const {
 bool Results::wants(const std::string& cell) {
   if (!is_open(cell)) return false;
   if (begun_.insert(cell).second) std::ofstream(begun_path_, std::ios::app) << cell << "\n";
+  watchdog_->begin(cell);
   if (options_.monitor) options_.monitor->start();
   return true;
 }
@@ -112,24 +130,27 @@ bool Results::wants_any(const std::vector<std::string>& cells) const {
 }
 
 void Results::add(Record record) {
+  watchdog_->end();
   std::error_code ignored;
   std::filesystem::remove(begun_path_, ignored);
   begun_.clear();
   if (options_.monitor && options_.monitor->watching()) {
-    const Monitor::Seen seen = options_.monitor->seen();
+    const Monitor::Seen seen = options_.monitor->seen_at_least_once();
     SmiFacts all = seen.latest;
     all.throttle = seen.throttle;
     if (all.throttled()) throw Throttled{record.cell() + ": " + all.csv};
     Record smi("smi");
-    smi.number("leastClockMHz", seen.least_clock).number("mostClockMHz", seen.most_clock).number("mostWatts", seen.most_watts);
+    smi.number("samples", seen.samples)
+        .number("leastClockMHz", seen.least_clock)
+        .number("mostClockMHz", seen.most_clock)
+        .number("mostWatts", seen.most_watts);
     smi.number("mostCelsius", seen.most_celsius).number("usedMiB", seen.latest.used_mib).boolean("powerCapped", seen.throttle & 0x4u);
     record.raw("smi", smi.json());
   } else if (options_.monitor) {
     record.boolean("unwatched", true);  // no nvidia-smi: nobody knows whether the device was slowed down
   }
   const std::string line = record.json();
-  const bool torn = !ends_in_newline(path_);  // by a kill
-  std::ofstream(path_, std::ios::app) << (torn ? "\n" : "") << line << "\n";
+  append_line(path_, line);
   known_.insert(record.cell());
   std::printf("%s\n", line.c_str());
   std::fflush(stdout);
@@ -199,11 +220,18 @@ Times time_graph(cuda::Stream stream, const Effort& effort, const std::function<
 }
 
 void measure_or_note(Results& results, const std::string& cell, const std::function<void()>& measure) {
-  try {
-    measure();
-  } catch (const Error& error) {
-    if (error.code != Code::out_of_memory) throw;
-    results.add(Record(cell).boolean("fits", false).text("error", error.what()));
+  constexpr int most_tries = 3;
+  for (int tries = 1;; ++tries) {
+    try {
+      return measure();
+    } catch (const Error& error) {
+      if (error.code != Code::out_of_memory) throw;
+      return results.add(Record(cell).boolean("fits", false).text("error", error.what()));
+    } catch (const Throttled& throttled) {
+      if (tries == most_tries) throw;
+      std::fprintf(stderr, "slowed down, once more in 5 s: %s\n", throttled.what.c_str());
+      std::this_thread::sleep_for(std::chrono::seconds(5));
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 // comes, so that a run that was broken off goes on where it stopped.
 #pragma once
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "device_memory.h"
 #include "runtime.h"
 #include "smi.h"
+#include "watchdog.h"
 
 namespace chai::bench {
 
@@ -17,11 +19,12 @@ struct Options {
   std::string out = "build_gpu/results";
   std::string only;  // cells whose name contains it
   int device = 0;
-  bool tiny = false;     // shapes small enough for the host shim
-  bool again = false;    // measure cells that have a result already
-  bool sm90 = false;     // prefill attention by the kernels made for Hopper, in `first` too; their cells are named apart
-  bool own = false;      // the whole model without cuBLAS; cells of `first` are named apart
-  double seconds = 420;  // of one section; it stops between two cells after that
+  bool tiny = false;        // shapes small enough for the host shim
+  bool again = false;       // measure cells that have a result already
+  bool sm90 = false;        // prefill attention by the kernels made for Hopper, in `first` too; their cells are named apart
+  bool own = false;         // the whole model without cuBLAS; cells of `first` are named apart
+  double seconds = 420;     // of one section; it stops between two cells after that
+  double cell_seconds = 0;  // of one cell, then it counts as hung; 0: 60, cells of a whole model 180
   Monitor* monitor = nullptr;
 };
 
@@ -58,6 +61,7 @@ class Results {
  private:
   const Options options_;
   bool is_open(const std::string& cell) const;
+  std::unique_ptr<Watchdog> watchdog_;
   std::string path_, begun_path_;  // SECTION.begun: cells begun and not added yet, one a line and process
   std::set<std::string> known_, begun_;
   double started_;
@@ -85,6 +89,9 @@ struct Effort {
 };
 inline Effort effort_of(const Options& options) { return options.tiny ? Effort{0, 0, 1, 3, 3} : Effort{}; }
 
+/// The same for what is beside the point and short.
+inline Effort brief_effort_of(const Options& options) { return options.tiny ? effort_of(options) : Effort{0.02, 0.1, 3, 15, 101}; }
+
 /// Times each call of `run` (which enqueues on `stream`) by events, microseconds. Calls are enqueued many at a time, so that no call's time
 /// holds the host's: of each batch only those count that had another one in front of them.
 Times time_runs(cuda::Stream stream, const Effort& effort, const std::function<void()>& run);
@@ -93,6 +100,7 @@ Times time_runs(cuda::Stream stream, const Effort& effort, const std::function<v
 Times time_graph(cuda::Stream stream, const Effort& effort, const std::function<void()>& enqueue);
 
 /// Runs `measure`, which adds the cell; where the device has not the memory for it, that is the cell's result, and the next one is tried.
+/// A cell during which the device was slowed down is measured again, twice at most.
 void measure_or_note(Results& results, const std::string& cell, const std::function<void()>& measure);
 
 /// Random 16-bit numbers, uniform, of the given standard deviation; `as_bfloat16` else float16.
@@ -117,6 +125,8 @@ int write_logits(const std::string& path, const cuda::DeviceFacts& device);
 int compare(const std::string& committed, const std::string& present);
 
 // Lines of our own making
+/// On a line of its own, even behind one that a kill cut off.
+void append_line(const std::string& path, const std::string& line);
 std::vector<std::string> lines_of(const std::string& path);
 /// Value of `"name":` as text; empty when it is not there.
 std::string field_of(const std::string& line, const std::string& name);

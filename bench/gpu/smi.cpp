@@ -27,11 +27,13 @@ struct Child {
   FILE* out = nullptr;
 };
 
-Child start_smi(int device, const std::string& reasons, bool repeated) {
+/// A line must come as soon as it is printed: stdbuf sees to that where it is there.
+Child start_smi(int device, const std::string& reasons, bool repeated, bool line_by_line = false) {
   std::vector<std::string> words = {
       "nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu,memory.used," + reasons,
       "--format=csv,noheader,nounits", "--id=" + std::to_string(device)};
   if (repeated) words.push_back("--loop-ms=250");
+  if (line_by_line) words.insert(words.begin(), {"stdbuf", "-oL"});
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
@@ -42,7 +44,7 @@ Child start_smi(int device, const std::string& reasons, bool repeated) {
   posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
   posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
   Child child;
-  if (posix_spawnp(&child.pid, "nvidia-smi", &actions, nullptr, arguments.data(), environ) != 0) child.pid = -1;
+  if (posix_spawnp(&child.pid, words[0].c_str(), &actions, nullptr, arguments.data(), environ) != 0) child.pid = -1;
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
   if (child.pid < 0)
@@ -113,6 +115,7 @@ struct Monitor::State {
   bool over = false;
   Child child;
   std::thread thread;
+  int device = 0;
 
   void note(const SmiFacts& facts) {
     const std::lock_guard hold(mutex);
@@ -126,11 +129,13 @@ struct Monitor::State {
 };
 
 Monitor::Monitor(int device) : state_(std::make_shared<State>()) {
+  state_->device = device;
   for (const char* reasons : reason_names) {
     const SmiFacts first = ask(device, reasons);
     if (first.csv.empty()) continue;
     state_->note(first);
-    state_->child = start_smi(device, reasons, true);
+    state_->child = start_smi(device, reasons, true, true);
+    if (!state_->child.out) state_->child = start_smi(device, reasons, true);
     break;
   }
   if (!state_->child.out) return;
@@ -158,11 +163,13 @@ void Monitor::start() {
 
 Monitor::Seen Monitor::seen() const {
   const std::lock_guard hold(state_->mutex);
-  Seen out = state_->seen;
-  if (out.samples == 0)  // a short cell: the latest sample stands for it
-    out.least_clock = out.most_clock = out.latest.sm_clock, out.most_watts = out.latest.watts, out.most_celsius = out.latest.celsius,
-    out.throttle = out.latest.throttle;
-  return out;
+  return state_->seen;
+}
+
+Monitor::Seen Monitor::seen_at_least_once() {
+  if (const Seen out = seen(); out.samples > 0) return out;
+  if (const SmiFacts facts = smi_facts(state_->device); !facts.csv.empty()) state_->note(facts);
+  return seen();
 }
 
 }  // namespace chai::bench

@@ -35,6 +35,8 @@ class Monitor {
     SmiFacts latest;
   };
   Seen seen() const;
+  /// The same; a cell shorter than the time between two samples asks now.
+  Seen seen_at_least_once();
 
  private:
   struct State;

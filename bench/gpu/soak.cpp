@@ -3,6 +3,7 @@
 // text changed.
 #include <unistd.h>
 
+#include <cmath>
 #include <fstream>
 
 #include "error.h"
@@ -50,8 +51,9 @@ Texts one_round(const Options& options, const cuda::DeviceFacts& device) {
 }  // namespace
 
 void soak(const Options& options, const cuda::DeviceFacts& device) {
-  Results results(options, "soak");
   Options untimed = options;
+  untimed.seconds = INFINITY;  // its one cell begins when the time is over
+  Results results(untimed, "soak");
   const double seconds = options.tiny ? 1 : options.seconds, started = now();
   constexpr int settling = 3;  // rounds after which pools and caches of the driver have their size
   double device_first = 0, resident_first = 0;

@@ -22,7 +22,9 @@ fi
 include=""
 for folder in cuda native "${folders[@]}"; do include="$include -I$folder"; done
 host_flags="-std=c++20 ${host_flags:--O3} -ffp-contract=off -fno-strict-aliasing -pthread $include"
-device_flags="-std=c++20 -O3 -lineinfo -gencode arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH} -Xcompiler=-fno-strict-aliasing,-ffp-contract=off"
+# Compressed, since executables are brought to other machines: a tenth of the size.
+device_flags="-std=c++20 -O3 -lineinfo --compress-mode=size -gencode arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH}"
+device_flags="$device_flags -Xcompiler=-fno-strict-aliasing,-ffp-contract=off"
 device_flags="$device_flags $include -x cu"
 
 # The same sources and flags were built already, here or on another machine?
@@ -128,8 +130,8 @@ if [ "$count" -gt 0 ]; then
   done < "$todo"
 fi
 link=("$nvcc")
-if [ $host = 0 ]; then
-  link+=(-gencode "arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH}" -Xcompiler=-pthread)
+if [ $host = 0 ]; then # with the C++ library inside: brought to another machine, they need the driver, glibc 2.34 and its libgcc_s
+  link+=(-gencode "arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH}" -cudart static -Xcompiler=-pthread,-static-libstdc++ -Xlinker=--gc-sections)
 else
   link+=(-pthread)
 fi

@@ -26,6 +26,7 @@ export function reasonOf(results, name) {
     const need = cell.bytesNeeded ?? cell.cacheBytesNeeded;
     return need ? `does not fit (${gigabytes(need)})` : 'does not fit';
   }
+  if (/^(not done|its measuring)/.test(cell.error ?? '')) return 'failed'; // it hung, or ended the process
   return cell.error ? 'refused' : unmeasured;
 }
 

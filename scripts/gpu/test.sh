@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Tests on a GPU, in order of value. In: section names (default: all below), SECTION_SECONDS (420: no test is begun after that), SOAK_SECONDS (120),
-# BUILD. Out: BUILD/results/tests.jsonl, one line a group of tests; groups that passed with the present build are not run again. Exit: 1 on a
-# failure, 3 when time was up (call it again to go on), else 0; what cannot be run here is said and left out.
+# Tests on a GPU, in order of value. In: section names (default: all below), SECTION_SECONDS (420: no test is begun after that), GROUP_SECONDS (75: of
+# one group of tests; four times that under a sanitizer), SOAK_SECONDS (120), BUILD. Out: BUILD/results/tests.jsonl, one line a group of tests; groups that
+# passed with the present build are not run again, those that failed after the others. Exit: 1 on a failure, 3 when time was up (call it again to go
+# on), else 0; what cannot be run here is said and left out.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 scripts/gpu/build.sh || exit 1
@@ -49,19 +50,20 @@ addon() { # greedy text through Node on the device equals the CPU's
   [ "${said[0]}" = "${said[1]}" ] && [ -n "${said[0]}" ] && echo "1 passed, 0 failed"
 }
 
+limit=${GROUP_SECONDS:-75}
 run_group() { # section, group
   case $1 in
-    kernels | model | device | hopper) timeout --foreground -k 10 "${GROUP_SECONDS:-200}" "$tests" "$2" ;;
+    kernels | model | device | hopper) timeout --foreground -k 10 "$limit" "$tests" "$2" ;;
     memcheck | racecheck | initcheck | synccheck)
       if ! command -v compute-sanitizer > /dev/null; then
         echo "compute-sanitizer is not on PATH: left out"
         return 77
       fi
-      timeout --foreground -k 10 "${GROUP_SECONDS:-200}" compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" "$2"
+      timeout --foreground -k 10 $((4 * limit)) compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" "$2"
       ;;
-    reference) timeout --foreground -k 10 "${GROUP_SECONDS:-200}" "${PYTHON:-python3}" test/gpu/reference.py --bench "$bench" ;;
+    reference) timeout --foreground -k 10 $((2 * limit)) "${PYTHON:-python3}" test/gpu/reference.py --bench "$bench" ;;
     addon) addon ;;
-    soak) timeout --foreground -k 10 $((${SOAK_SECONDS:-120} + 60)) "$bench" soak --seconds "${SOAK_SECONDS:-120}" --out "$results" ${flags[@]+"${flags[@]}"} ;;
+    soak) timeout --foreground -k 10 $((${SOAK_SECONDS:-120} + 120)) "$bench" soak --seconds "${SOAK_SECONDS:-120}" --out "$results" ${flags[@]+"${flags[@]}"} ;;
   esac
 }
 
@@ -74,6 +76,10 @@ note() { # section, group, status, seconds
     "${passed:-0}" "${failed:-0}" >> "$results/tests.jsonl"
 }
 
+tried() { # section, group, start of a status: whether this build's line is there
+  grep -qs "\"cell\":\"test/$1/$2\",\"section\":\"$1\",\"build\":\"$build\",\"status\":$3" "$results/tests.jsonl"
+}
+
 status=0
 for section in "${sections[@]}"; do
   if ! groups=$(groups_of "$section"); then
@@ -81,8 +87,13 @@ for section in "${sections[@]}"; do
     exit 2
   fi
   started=$SECONDS
+  untried=()
+  failed=()
   for group in $groups; do
-    grep -qs "\"cell\":\"test/$section/$group\",\"section\":\"$section\",\"build\":\"$build\",\"status\":0," "$results/tests.jsonl" && continue
+    if tried "$section" "$group" 0,; then continue; fi
+    if tried "$section" "$group" ""; then failed+=("$group"); else untried+=("$group"); fi
+  done
+  for group in ${untried[@]+"${untried[@]}"} ${failed[@]+"${failed[@]}"}; do
     if [ $((SECONDS - started)) -ge "${SECTION_SECONDS:-420}" ]; then
       echo "== $section: out of time, call it again to go on"
       [ $status = 1 ] || status=3
