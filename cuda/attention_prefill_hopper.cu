@@ -334,8 +334,8 @@ bool has_hopper_prefill(const Config& config, const DeviceFacts& device) {
   if (device.capability != 90 || config.attention_scale <= 0 || !tensor_maps_work()) return false;
   return with_hopper_head_size(config.head_dim, [&](auto size) {
     constexpr int D = decltype(size)::value;
-    // Code translated from another architecture's would only trap.
-    const bool built = dev::simulated || code_version(hopper_kernel<__half, D>) >= 90;
+    // What was built for another architecture, or for 9.0 without the instructions of 9.0a, only traps: in few registers.
+    const bool built = dev::simulated || registers_of(hopper_kernel<__half, D>) > loader_registers;
     return built && Layout<D>::bytes(config.heads) + 128 <= device.shared_bytes;
   });
 }

@@ -25,6 +25,13 @@ int code_version(void (*kernel)(Parameters...)) {
   check(cudaFuncGetAttributes(&attributes, kernel), "a kernel's attributes");
   return attributes.ptxVersion;
 }
+/// Registers that a thread of the loaded code takes at its start.
+template <class... Parameters>
+int registers_of(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), "a kernel's attributes");
+  return attributes.numRegs;
+}
 
 /// More than 48 KB of dynamic shared memory is asked for on every launch; that costs well under a microsecond and needs no state. The limit
 /// is the kernel's, not the launch's, and engines on other threads set it as well: always to the same, so that none lowers it between the
@@ -56,6 +63,10 @@ void launch(void (*kernel)(Parameters...), const Launch& how, Arguments&&... arg
 #else
 template <class... Parameters>
 int code_version(void (*)(Parameters...)) {
+  return 0;
+}
+template <class... Parameters>
+int registers_of(void (*)(Parameters...)) {
   return 0;
 }
 

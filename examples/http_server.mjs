@@ -9,6 +9,7 @@ const port = Number(process.argv[2] ?? 3000);
 const directory = process.argv[3] ?? fileURLToPath(new URL('../models/starter', import.meta.url));
 const largestBody = 1e6;
 const model = await loadModel(directory);
+const statuses = { OPTION_INVALID: 400, CONTEXT_OVERFLOW: 400, OUT_OF_MEMORY: 503 };
 
 async function readJson(request) {
   let text = '';
@@ -42,7 +43,7 @@ function fail(response, error) {
   if (response.destroyed) return; // nobody is left to be told
   if (response.headersSent) return response.destroy(); // a cut stream, never one that looks whole
   const code = error instanceof ChaiError ? error.code : 'UNEXPECTED';
-  response.writeHead(code === 'OPTION_INVALID' || code === 'CONTEXT_OVERFLOW' ? 400 : 500, { 'content-type': 'application/json' });
+  response.writeHead(statuses[code] ?? 500, { 'content-type': 'application/json' });
   response.end(JSON.stringify({ error: { code, message: error.message } }));
 }
 

@@ -76,14 +76,21 @@ export interface NativeConfig {
   positionOffset: number;
 }
 
-/** DESIGN section 4: the resolved tables of one layer for one sequence. */
+/** The resolved tables of one layer for one sequence: which query heads share a score slot, and which key and value heads are cached. */
 export interface LayerHeads {
+  /** Layer whose scores this one uses: itself, unless scores are shared across layers. */
   scoresFrom: number;
+  /** [heads] query head -> score slot: heads of one slot are a cluster. */
   scoreOfQuery: number[];
+  /** [clusters] score slot -> the query head that computes it, its representative. */
   queryOfScore: number[];
+  /** [clusters] score slot -> slot of the K cache. */
   keyOfScore: number[];
+  /** Slot of the K cache -> key head. */
   keptKeys: number[];
+  /** [heads] query head -> slot of the V cache. */
   valueOfQuery: number[];
+  /** Slot of the V cache -> value head. */
   keptValues: number[];
 }
 
@@ -201,18 +208,24 @@ export interface NativeCancel {
 }
 
 export interface NativeMemory {
-  /** Bytes of weights, of pages held by sequences, of the whole page pool (reserved), and of step buffers. */
+  /** Bytes of the weights. */
   weights: number;
+  /** Bytes of the K/V pages that sessions hold now. */
   cacheUsed: number;
+  /** Bytes of the whole K/V pool; memory is taken as pages are used. */
   cacheReserved: number;
+  /** Bytes of a step's buffers. */
   buffers: number;
 }
 
 export interface NativeStats {
+  /** Steps run since loading: passes over the weights. */
   steps: number;
+  /** Tokens computed in them, of prompts and generated ones. */
   rows: number;
   /** Largest number of sequences in one step so far. */
   largestBatch: number;
+  /** Milliseconds spent in steps. */
   stepMs: number;
 }
 
@@ -225,11 +238,14 @@ export interface NativeModel {
 }
 
 export interface NativeDevice {
-  id: string; // 'cpu', 'cuda:0'
+  /** 'cpu' or 'cuda:N', as option `device` takes it; 'cuda' stands for all where there is none. */
+  id: string;
+  /** The maker's name of it. */
   name: string;
   usable: boolean;
   /** Why not, when not usable. */
   reason?: string;
+  /** Memory in bytes: all of it, and what may still be taken (limits of control groups count). */
   totalBytes: number;
   freeBytes: number;
   /** CPU: instruction set chosen and physical cores; CUDA: compute capability. */

@@ -1,12 +1,14 @@
 // A model's chat template. In: the template's source, messages. Out: one prompt text. Used by the tokenizer thread and the synchronous calls.
 import { Template } from '@huggingface/jinja';
-import { ChaiError } from './errors';
+import { ChaiError, messageOf, reading } from './errors';
 import type { JsonObject } from './json_file';
 
 /** One turn of a conversation, as chat templates take it. */
 export interface ChatMessage {
+  /** 'system', 'user', 'assistant' or another that the model's template knows. */
   role: string;
   content: string;
+  /** What else the template reads, such as `tool_calls`. */
   [field: string]: unknown;
 }
 
@@ -17,10 +19,12 @@ export interface ChatTemplateOptions {
   variables?: Record<string, unknown>;
 }
 
+const longestRange = 100_000;
+
 /** Throws OPTION_INVALID. */
 export function checkMessages(messages: unknown, where: string): asserts messages is readonly ChatMessage[] {
-  if (!Array.isArray(messages) || !messages.every((message) => typeof message?.role === 'string'))
-    throw new ChaiError('OPTION_INVALID', `${where}: messages must be a list of { role, content }`);
+  const sound = () => Array.isArray(messages) && messages.every((message) => typeof message?.role === 'string');
+  if (!reading(where, sound)) throw new ChaiError('OPTION_INVALID', `${where}: messages must be a list of { role, content }`);
 }
 
 export class ChatTemplate {
@@ -41,12 +45,31 @@ export class ChatTemplate {
         `${this.directory} has no chat template; build the prompt text yourself and pass it as a string`,
       );
     try {
-      this.template ??= new Template(this.source);
-      return this.template.render({ messages, add_generation_prompt: addGenerationPrompt, ...specialTokens(this.config), ...variables });
+      this.template ??= parsed(this.source);
+      const given = { messages, add_generation_prompt: addGenerationPrompt, ...specialTokens(this.config), ...variables };
+      return this.template.render({ ...given, boundedRange });
     } catch (error) {
-      throw new ChaiError('OPTION_INVALID', `the chat template refused these messages: ${(error as Error).message}`, { cause: error });
+      throw new ChaiError('OPTION_INVALID', `the chat template refused these messages: ${messageOf(error)}`, { cause: error });
     }
   }
+}
+
+/** The library refuses to have its `range` replaced from outside, but a template may replace it. */
+function parsed(source: string): Template {
+  const template = new Template(source);
+  template.parsed.body.unshift(...new Template('{% set range = boundedRange %}').parsed.body);
+  return template;
+}
+
+/**
+ * `range` of the template language. The library's own makes a list of any length, and a list longer than an array of V8 may be ends the
+ * process: no template that came with a model may do that.
+ */
+function boundedRange(from: number, to?: number, step = 1): number[] {
+  const [start, stop] = to === undefined ? [0, from] : [from, to];
+  const length = Math.max(0, Math.ceil((stop - start) / step));
+  if (!(length <= longestRange)) throw new Error(`range() of ${length} numbers; at most ${longestRange} are allowed`);
+  return Array.from({ length }, (_, i) => start + i * step);
 }
 
 /** A template of its own file wins; among several named ones the default is taken. */

@@ -10,18 +10,25 @@ const architectures: Record<string, (files: ModelFiles, contextLength?: number) 
 
 /** The shape of a model as users see it. */
 export interface ModelConfig {
+  /** 'llama', 'mistral' or 'opt'. */
   architecture: string;
   layers: number;
+  /** Query heads of a layer. */
   heads: number;
+  /** Key and value heads of a layer; fewer than `heads` with grouped queries. */
   keyValueHeads: number;
+  /** Numbers in one head's query, key or value. */
   headDim: number;
   hiddenSize: number;
+  /** Width of the feed-forward block. */
   intermediateSize: number;
+  /** Rows of the token embedding: token ids are below it. */
   vocabularySize: number;
   /** Tokens a session may hold. */
   contextLength: number;
   /** Tokens the model was trained for. */
   trainedContextLength: number;
+  /** Keys that a query sees, itself included; 0: all before it. */
   slidingWindow: number;
 }
 

@@ -1,11 +1,12 @@
 // One running generation as an async iterator of tokens. In: a prepared native generation and a text stream. Out: tokens, then totals.
 import type { NativeGeneration, NativeTokens } from './binding';
-import { unlessAborted } from './cancel';
+import { onAbort, unlessAborted } from './cancel';
 import { abortError, ChaiError, toChaiError } from './errors';
 import type { CheckedGenerateOptions } from './options';
 import { StopStrings } from './text_stream';
 
 export interface Token {
+  /** Its number in the vocabulary. */
   id: number;
   /** The text this token completes; empty while a character or a possible stop string is unfinished. All texts joined are the output. */
   text: string;
@@ -13,27 +14,36 @@ export interface Token {
   logprob?: number;
 }
 
+/** Tokens of one call. */
 export interface Usage {
+  /** Tokens of this call's prompt; what the session held before is not among them. */
   promptTokens: number;
+  /** Tokens handed out. */
   completionTokens: number;
+  /** Both together. */
   totalTokens: number;
 }
 
+/** Milliseconds and rates of one call. `prompt` and `decode` are the engine's steps that had this call in them; the others are wall-clock time. */
 export interface Timings {
-  /** Milliseconds of the engine's steps that computed this prompt, and its tokens computed. */
+  /** Steps that computed the prompt. */
   promptMs: number;
   promptTokensPerSecond: number;
+  /** Steps that computed one generated token each. */
   decodeMs: number;
   decodeTokensPerSecond: number;
   /** From the start of the iteration to the first token, tokenizing and waiting included. */
   timeToFirstTokenMs: number;
+  /** From the start of the iteration to its end, the reader's own time included. */
   totalMs: number;
 }
 
 /** 'stop': an end-of-sequence token or a stop string; 'length': maxTokens reached or the context is full. */
 export type FinishReason = 'stop' | 'length';
 
+/** A generation run to its end. */
 export interface Completion {
+  /** The generated text alone, without the prompt and without a stop string. */
   text: string;
   usage: Usage;
   timings: Timings;
@@ -53,9 +63,11 @@ export interface Started {
  * one step and keeps in the session just the tokens that were handed out. Can be iterated once.
  */
 export class Generation implements AsyncIterableIterator<Token> {
-  /** Set once the iteration has ended. */
+  /** Why it ended; set once the iteration has ended, as the next two are. */
   finishReason: FinishReason | undefined;
+  /** Tokens of the prompt and tokens handed out. */
   usage: Usage | undefined;
+  /** Milliseconds and rates. */
   timings: Timings | undefined;
 
   readonly #tokens: AsyncGenerator<Token, void, void>;
@@ -105,28 +117,30 @@ export class Generation implements AsyncIterableIterator<Token> {
     const clock = new Clock();
     let started: Started | undefined;
     let delivered = 0;
-    const abort = () => this.#halt.abort();
+    let release = () => {};
     const halt = () => void started?.native.stop(delivered).catch(() => {});
-    signal?.addEventListener('abort', abort, { once: true });
     this.#halt.signal.addEventListener('abort', halt, { once: true });
     try {
+      release = onAbort(signal, () => this.#halt.abort());
       if (signal?.aborted) throw abortError(signal, 'the generation');
       if (this.#stopped) return;
       started = await start(this.#halt.signal);
+      if (this.#halt.signal.aborted) halt(); // it fired while the work was handed over
       for await (const token of pieces(started, options, this.#halt.signal, (reason) => (this.finishReason = reason))) {
+        if (this.#halt.signal.aborted) break; // the engine was told to keep less
         clock.token();
         if (!token.extra) ++delivered;
         yield token.value;
-        if (signal?.aborted) throw abortError(signal, 'the generation');
-        if (this.#stopped) break;
+        if (this.#halt.signal.aborted) break;
       }
+      if (signal?.aborted) throw abortError(signal, 'the generation');
     } catch (error) {
       if (signal?.aborted) throw toChaiError(abortError(signal, 'the generation'), stack);
       if (!this.#stopped) throw toChaiError(error, stack);
     } finally {
-      signal?.removeEventListener('abort', abort);
       this.#halt.signal.removeEventListener('abort', halt);
       await this.#end(started, delivered, clock);
+      release(); // last: a signal of the caller's own making may throw
     }
   }
 

@@ -1,7 +1,7 @@
 // Head plans: head-plan.json or an object -> checked -> the numbers the engine takes. In: the `attention` option. Out: a NativePlan.
 import * as v from 'valibot';
 import type { NativeConfig, NativePlan, NativePlanLayer } from './binding';
-import { ChaiError } from './errors';
+import { ChaiError, reading } from './errors';
 import { readTextFile } from './json_file';
 
 export type { LayerHeads } from './binding';
@@ -35,11 +35,17 @@ const layerSchema = v.object({
 
 const planSchema = v.object({
   format: v.literal('chai-llm/head-plan@1'),
+  /** What 'auto' does with this plan: find members for each sequence, take those of the plan, or take its tables. */
   method: v.picklist(['chai', 'chai-static', 'explicit']),
+  /** W: tokens whose attention decides which heads belong together; default 5. */
   warmupTokens: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(256)), 5),
+  /** S: the first of these tokens; default 0. Put it behind what all requests begin with. S + W <= 256. */
   warmupStart: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(255)), 0),
+  /** How heads are grouped for each sequence; default 'kmeans'. */
   clustering: v.optional(v.picklist(['kmeans', 'average-linkage-cosine']), 'kmeans'),
+  /** Heads are parted into so many groups of neighbours that no cluster crosses; default 1. */
   headGroups: v.optional(positive, 1),
+  /** The shape of the model that it was made for; another one is refused. */
   model: v.optional(
     v.object({
       layers: v.optional(positive),
@@ -48,6 +54,7 @@ const planSchema = v.object({
       headDim: v.optional(positive),
     }),
   ),
+  /** One entry a layer. */
   layers: v.pipe(v.array(layerSchema), v.minLength(1), v.maxLength(4096)),
 });
 
@@ -56,20 +63,30 @@ const planSchema = v.object({
  * @interface
  */
 export type HeadPlan = v.InferInput<typeof planSchema>;
-/** @interface */
+/**
+ * One layer of a head plan: `clusters` for 'chai', `clusterOf` for 'chai-static', `map` for 'explicit'.
+ * @interface
+ */
 export type HeadPlanLayer = v.InferInput<typeof layerSchema>;
 type CheckedPlan = v.InferOutput<typeof planSchema>;
 
 /** How a session attends: by the model's head plan when it has one ('auto'), by a named method of it, or by a plan or a path to one. */
 export type Attention = 'auto' | 'dense' | 'chai' | 'chai-static' | HeadPlan | (string & {});
 
-/** Reads and checks a head plan file. Throws PLAN_INVALID. */
+/**
+ * Reads a head plan file and checks its form; whether it fits a model shows when the model is loaded with it.
+ * @throws {ChaiError} PLAN_INVALID, OPTION_INVALID
+ */
 export async function readHeadPlan(path: string): Promise<HeadPlan> {
   if (typeof path !== 'string') throw new ChaiError('OPTION_INVALID', `readHeadPlan: the path must be a string, not ${typeof path}`);
+  return readPlan(path, noSuchFile(path));
+}
+
+async function readPlan(path: string, missing: string): Promise<CheckedPlan> {
   const text = await readTextFile(path).catch((error) => {
     throw new ChaiError('PLAN_INVALID', (error as Error).message, { cause: error });
   });
-  if (text === undefined) throw invalid(`there is no ${path}; make one with \`chai-llm calibrate\``);
+  if (text === undefined) throw invalid(missing);
   try {
     return checkHeadPlan(JSON.parse(text), path);
   } catch (error) {
@@ -78,9 +95,15 @@ export async function readHeadPlan(path: string): Promise<HeadPlan> {
   }
 }
 
+const noSuchFile = (path: string) => `there is no ${path}; make one with \`chai-llm calibrate\``;
+/** Rather one of the words with a letter wrong than a path. */
+const isWord = (text: string) => !/[\\/.]/.test(text);
+const noSuchWord = (word: string) =>
+  `attention '${word}' is none of 'auto', 'dense', 'chai' and 'chai-static', nor the path of a head plan; \`chai-llm calibrate\` makes one`;
+
 /** Proves the form of a plan: types and ranges that hold for any model. */
 function checkHeadPlan(value: unknown, where: string): CheckedPlan {
-  const result = v.safeParse(planSchema, value);
+  const result = reading(where, () => v.safeParse(planSchema, value));
   if (!result.success) {
     const issue = result.issues[0];
     const field = v.getDotPath(issue);
@@ -99,7 +122,7 @@ export async function resolveAttention(attention: Attention, config: NativeConfi
   const path = method || attention === 'auto' ? modelPlan : attention;
   if (path === undefined)
     throw invalid(`attention '${attention}' needs a head plan, and the model has no head-plan.json; make one with \`chai-llm calibrate\``);
-  const plan = checkHeadPlan(await readHeadPlan(path), path);
+  const plan = await readPlan(path, isWord(path) ? noSuchWord(path) : noSuchFile(path));
   return nativePlan(method ? { ...plan, method } : plan, config, path);
 }
 

@@ -10,16 +10,21 @@ import { Tokenizer } from './tokenizer';
 /** @interface */
 export type Device = NativeDevice;
 
+/** What a model is, known without loading it. */
 export interface ModelInfo {
   directory: string;
+  /** The network's shape. */
   config: ModelConfig;
+  /** Numbers in the tensors that this library loads; tied ones count once. */
   parameters: number;
-  /** Bytes of the tensors this library loads, and their element types. */
+  /** Bytes of these tensors, and their element types. */
   weightBytes: number;
   weightTypes: string[];
   weightBytesByType: Partial<Record<ElementType, number>>;
+  /** Paths of the weight files. */
   files: string[];
   hasChatTemplate: boolean;
+  /** The content of head-plan.json, where there is one. */
   headPlan?: HeadPlan;
   /** Tokens that attend with all heads before membership is known, under the head plan: `tokens` of them after the first `start`. */
   warmup?: { start: number; tokens: number };
@@ -27,7 +32,10 @@ export interface ModelInfo {
   cacheBytesPerToken: Record<ElementType, { dense: number; clustered?: number }>;
 }
 
-/** Devices this build can name, and why those that cannot be used cannot. */
+/**
+ * Devices this build can name, and why those that cannot be used cannot.
+ * @throws {ChaiError} ADDON_UNAVAILABLE
+ */
 export function devices(): Device[] {
   return native.devices();
 }

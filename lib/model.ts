@@ -11,9 +11,9 @@ import {
   type NativeStats,
   native,
 } from './binding';
-import { unlessAborted } from './cancel';
+import { onAbort, unlessAborted } from './cancel';
 import { describeConfig, type ModelConfig, readArchitecture } from './config';
-import { abortError, ChaiError, callerStack, toChaiError } from './errors';
+import { abortError, ChaiError, callerStack, messageOf, toChaiError } from './errors';
 import { type Completion, complete, type Generation } from './generation';
 import { warnOfUnusedGpu } from './gpu_warning';
 import { type Attention, resolveAttention } from './head_plan';
@@ -123,7 +123,7 @@ async function loadNative(chosen: Chosen, options: CheckedLoadOptions): Promise<
   const { config, weights, layers } = architecture;
   const job: NativeCancel = {};
   const cancel = () => job.cancel?.();
-  signal?.addEventListener('abort', cancel, { once: true });
+  const release = onAbort(signal, cancel);
   let refused: unknown; // what onProgress threw: it must not escape into the event loop
   const report = (loaded: number, total: number) => {
     try {
@@ -134,6 +134,7 @@ async function loadNative(chosen: Chosen, options: CheckedLoadOptions): Promise<
     }
   };
   try {
+    if (signal?.aborted) throw abortError(signal, 'loading'); // it may have fired just before anybody listened
     const maxRows = Math.max(stepRows, maxBatch);
     const request = { config, weights, layers, files: files.weightFiles, device, cacheType, cacheTokens, maxBatch, maxRows, threads, mmap };
     const loaded = await native.load(request, job, options.onProgress && report);
@@ -145,7 +146,7 @@ async function loadNative(chosen: Chosen, options: CheckedLoadOptions): Promise<
     if (signal?.aborted) throw abortError(signal, 'loading');
     throw error;
   } finally {
-    signal?.removeEventListener('abort', cancel);
+    release();
   }
 }
 
@@ -153,7 +154,7 @@ function reportProgress({ onProgress }: CheckedLoadOptions, phase: LoadProgress[
   try {
     onProgress?.({ phase, loaded, total, fraction: total > 0 ? loaded / total : 1 });
   } catch (error) {
-    throw new ChaiError('OPTION_INVALID', `onProgress threw: ${(error as Error)?.message ?? String(error)}`, { cause: error });
+    throw new ChaiError('OPTION_INVALID', `onProgress threw: ${messageOf(error)}`, { cause: error });
   }
 }
 
@@ -191,9 +192,11 @@ function endOfSequenceIds({ generationConfig, config }: ModelFiles, vocabularySi
   return (Array.isArray(ids) ? ids : [ids]).filter((id): id is number => Number.isInteger(id) && id >= 0 && id < vocabularySize);
 }
 
+/** A model in memory; made by `loadModel()`. Any number of generations and sessions run at the same time and are computed together. */
 export class Model {
   /** The network's shape. */
   readonly config: ModelConfig;
+  /** Text -> token ids and back, on the calling thread. Prompts do not need it: `generate` takes text. */
   readonly tokenizer: Tokenizer;
   readonly #native: NativeModel;
   readonly #files: ModelFiles;
@@ -241,10 +244,12 @@ export class Model {
     return this.#plan.method;
   }
 
+  /** Bytes taken now; cheap enough for a metrics endpoint. */
   get memory(): ModelMemory {
     return this.#call(() => this.#native.memory());
   }
 
+  /** What the engine did since loading; cheap enough for a metrics endpoint. */
   get stats(): ModelStats {
     return this.#call(() => this.#native.stats());
   }
@@ -254,7 +259,10 @@ export class Model {
     return this.#call(() => this.#native.device());
   }
 
-  /** A sequence of its own whose cache stays between calls. */
+  /**
+   * A sequence of its own whose cache stays between calls. `attention` overrides how the model attends.
+   * @throws {ChaiError} OPTION_INVALID, PLAN_INVALID, CLOSED
+   */
   async createSession(options?: { attention?: Attention }): Promise<Session> {
     const stack = callerStack(this.createSession);
     try {
@@ -276,7 +284,10 @@ export class Model {
     return this.#generate(prompt, options, callerStack(this.generate));
   }
 
-  /** As `generate`, to the end. */
+  /**
+   * As `generate`, to the end.
+   * @throws {ChaiError} OPTION_INVALID, CONTEXT_OVERFLOW, OUT_OF_MEMORY, ABORTED, CLOSED
+   */
   async complete(prompt: Prompt, options?: GenerateOptions): Promise<Completion> {
     const stack = callerStack(this.complete);
     try {

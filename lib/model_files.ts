@@ -5,6 +5,7 @@ import { ChaiError } from './errors';
 import { isObject, type JsonObject, readTextFile } from './json_file';
 import { readObject, readTensorTable } from './large_file';
 import type { Tensor } from './safetensors';
+import { Turn } from './turn';
 
 export interface LocatedTensor extends Tensor {
   /** Index into ModelFiles.weightFiles. */
@@ -99,6 +100,7 @@ async function findWeightFiles(directory: string): Promise<string[]> {
 
 async function readTensors(files: string[]): Promise<Map<string, LocatedTensor>> {
   const tensors = new Map<string, LocatedTensor>();
+  const turn = new Turn(undefined, 'loading');
   // One after another: headers may be large, and file handles few.
   for (const [file, name] of files.entries())
     for (const tensor of (await readTensorTable(name)).values()) {
@@ -106,6 +108,7 @@ async function readTensors(files: string[]): Promise<Map<string, LocatedTensor>>
       if (other)
         throw new ChaiError('MODEL_INVALID', `tensor ${JSON.stringify(tensor.name)} is in ${files[other.file]} and in ${files[file]}`);
       tensors.set(tensor.name, { ...tensor, file });
+      if (tensors.size % 256 === 0) await turn.over();
     }
   return tensors;
 }

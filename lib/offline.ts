@@ -1,7 +1,8 @@
 // The offline phase as the public surface shows it. Its code is loaded when it is first called: a service that only generates never pays for it.
 import type { CalibrateOptions, Calibration } from './calibrate/types';
+import { ChaiError, reading } from './errors';
 import type { EvaluateOptions, Evaluation } from './evaluate/types';
-import type { Model } from './model';
+import { Model } from './model';
 
 /**
  * Finds how many clusters each layer's heads form, and which heads belong together (CHAI, section 3; `docs/calibration.md`): the clustering
@@ -10,6 +11,7 @@ import type { Model } from './model';
  * @throws {ChaiError} OPTION_INVALID (options; a file, by name), OUT_OF_MEMORY, ABORTED, CLOSED
  */
 export async function calibrate(model: Model, options: CalibrateOptions): Promise<Calibration> {
+  proveModel(model, 'calibrate');
   return (await import('./calibrate/calibrate.js')).calibrate(model, options);
 }
 
@@ -24,5 +26,11 @@ export async function calibrationPage(calibration: Calibration, name: string): P
  * @throws {ChaiError} OPTION_INVALID (options; a file or a line of it, by name), PLAN_INVALID, OUT_OF_MEMORY, ABORTED, CLOSED
  */
 export async function evaluate(model: Model, options: EvaluateOptions): Promise<Evaluation> {
+  proveModel(model, 'evaluate');
   return (await import('./evaluate/evaluate.js')).evaluate(model, options);
+}
+
+function proveModel(model: unknown, where: string): void {
+  if (!reading(where, () => model instanceof Model))
+    throw new ChaiError('OPTION_INVALID', `${where}: the first argument must be a loaded model; await loadModel() first`);
 }

@@ -1,9 +1,10 @@
 // Every option of the public API: types, meanings, defaults, checks. In: what a caller gave. Out: complete options, or OPTION_INVALID.
 import * as v from 'valibot';
-import { ChaiError } from './errors';
+import { ChaiError, reading } from './errors';
 import type { Attention } from './head_plan';
 import type { ChatMessage } from './tokenizer';
 
+/** How far a load has come. */
 export interface LoadProgress {
   /** 'tokenizer' while tokenizer.json is parsed (nothing is loaded yet), then 'weights'. */
   phase: 'tokenizer' | 'weights';
@@ -14,6 +15,7 @@ export interface LoadProgress {
   fraction: number;
 }
 
+/** Options of `loadModel`; all may be left out. */
 export interface LoadOptions {
   /** Where to compute. 'auto': the first usable CUDA device, else the CPU. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
@@ -37,6 +39,7 @@ export interface LoadOptions {
   onProgress?: (progress: LoadProgress) => void;
 }
 
+/** Options of `generate` and `complete`; all may be left out. */
 export interface GenerateOptions {
   /** Tokens to generate at most; default: until the context is full. */
   maxTokens?: number;
@@ -68,7 +71,8 @@ export interface GenerateOptions {
  */
 export type Prompt = string | readonly number[] | Int32Array | Uint32Array | { messages: readonly ChatMessage[] };
 
-const count = (least: number, most: number) => {
+/** A whole number. */
+export const count = (least: number, most: number) => {
   const message = `expected a whole number from ${least} to ${most}`;
   return v.pipe(v.number(message), v.integer(message), v.minValue(least, message), v.maxValue(most, message));
 };
@@ -76,13 +80,14 @@ const between = (least: number, most: number) => {
   const message = `expected a number from ${least} to ${most}`;
   return v.pipe(v.number(message), v.minValue(least, message), v.maxValue(most, message));
 };
-const flag = v.boolean('expected true or false');
+export const flag = v.boolean('expected true or false');
 
 /** By its shape: signals of other realms and of polyfills are no instances of this realm's class. */
-const signal = v.optional(
+export const signal = v.optional(
   v.custom<AbortSignal>((value) => {
-    const { aborted, addEventListener } = (typeof value === 'object' && value !== null ? value : {}) as Partial<AbortSignal>;
-    return typeof aborted === 'boolean' && typeof addEventListener === 'function';
+    const given = (typeof value === 'object' && value !== null ? value : {}) as Partial<AbortSignal>;
+    const { aborted, addEventListener, removeEventListener } = given;
+    return typeof aborted === 'boolean' && typeof addEventListener === 'function' && typeof removeEventListener === 'function';
   }, 'expected an AbortSignal'),
 );
 const attention = v.optional(
@@ -174,36 +179,56 @@ export function checkTemplateOptions(options: unknown) {
   return checked(templateSchema, options, 'applyChatTemplate');
 }
 
+/** Throws OPTION_INVALID when the first argument of an offline function is no model. */
+export function checkModel(model: unknown, where: string): void {
+  if (typeof reading(where, () => (model as { createSession?: unknown } | null | undefined)?.createSession) !== 'function')
+    throw new ChaiError('OPTION_INVALID', `${where}: the first argument must be a loaded model, not ${shown(model)}`);
+}
+
 type Options = v.StrictObjectSchema<v.ObjectEntries, undefined>;
 
 /** Options that were left out (undefined or null) are the defaults. Throws OPTION_INVALID with what was given and what is allowed. */
-function checked<Schema extends Options>(schema: Schema, options: unknown, where: string): v.InferOutput<Schema> {
-  const result = v.safeParse(schema, options ?? {});
+export function checked<Schema extends Options>(schema: Schema, options: unknown, where: string): v.InferOutput<Schema> {
+  const result = reading(where, () => v.safeParse(schema, options ?? {}));
   if (result.success) return result.output;
   const [issue] = result.issues;
   const field = v.getDotPath(issue);
   if (field === null) throw new ChaiError('OPTION_INVALID', `${where}: options must be an object, but ${shown(issue.input)} was given`);
-  if (issue.type === 'strict_object')
-    throw new ChaiError(
-      'OPTION_INVALID',
-      `${where}: there is no option ${field}; the options are ${Object.keys(schema.entries).join(', ')}`,
-    );
+  if (issue.type === 'strict_object') {
+    if (issue.expected !== 'never') throw new ChaiError('OPTION_INVALID', `${where}: option ${field} is missing`);
+    const names = issue.path?.length === 1 ? `; the options are ${Object.keys(schema.entries).join(', ')}` : '';
+    throw new ChaiError('OPTION_INVALID', `${where}: there is no option ${field}${names}`);
+  }
   const expected = issue.message.startsWith('expected') ? issue.message : `expected ${issue.expected}`;
   throw new ChaiError('OPTION_INVALID', `${where}: option ${field}: ${expected}, but ${shown(issue.input)} was given`);
 }
 
-function shown(value: unknown): string {
-  const text = typeof value === 'string' ? JSON.stringify(value) : Array.isArray(value) ? 'a list' : String(value);
+/** A value as messages show it; runs no code of the caller's. */
+export function shown(value: unknown): string {
+  if (typeof value === 'function') return 'a function';
+  if (typeof value === 'object' && value !== null) return isList(value) ? 'a list' : 'an object';
+  const text = typeof value === 'string' ? JSON.stringify(value.slice(0, 60)) : String(value);
   return text.length > 60 ? `${text.slice(0, 60)}...` : text;
+}
+
+function isList(value: object): boolean {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return false; // a proxy that was revoked
+  }
 }
 
 /** Token ids as the engine takes them. Throws OPTION_INVALID. */
 export function checkIds(ids: unknown, where: string): Int32Array {
-  if (ids instanceof Int32Array) return ids;
-  if (!Array.isArray(ids) && !(ids instanceof Uint32Array))
-    throw new ChaiError('OPTION_INVALID', `${where}: token ids must be an array of whole numbers, an Int32Array or a Uint32Array`);
-  for (const id of ids as ArrayLike<unknown> & Iterable<unknown>)
-    if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > 0x7fffffff)
-      throw new ChaiError('OPTION_INVALID', `${where}: ${String(id).slice(0, 50)} is not a token id`);
-  return Int32Array.from(ids as ArrayLike<number>);
+  return reading(where, () => {
+    if (ids instanceof Int32Array) return ids;
+    if (!Array.isArray(ids) && !(ids instanceof Uint32Array))
+      throw new ChaiError('OPTION_INVALID', `${where}: token ids must be an array of whole numbers, an Int32Array or a Uint32Array`);
+    return Int32Array.from(ids as ArrayLike<unknown>, (id) => {
+      if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > 0x7fffffff)
+        throw new ChaiError('OPTION_INVALID', `${where}: ${shown(id)} is not a token id`);
+      return id;
+    });
+  });
 }

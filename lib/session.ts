@@ -1,8 +1,8 @@
 // One sequence with its K/V cache, turn after turn. In: prompts, token ids. Out: generations, logits, scores. One job at a time.
 import type { LayerHeads, NativeCancel, NativeSequence } from './binding';
-import { unlessAborted } from './cancel';
+import { onAbort, unlessAborted } from './cancel';
 import { checkMessages } from './chat_template';
-import { abortError, ChaiError, callerStack, toChaiError } from './errors';
+import { abortError, ChaiError, callerStack, reading, toChaiError } from './errors';
 import { type Completion, complete, Generation, type Started } from './generation';
 import {
   type CheckedGenerateOptions,
@@ -12,14 +12,18 @@ import {
   checkScoreOptions,
   type GenerateOptions,
   type Prompt,
+  shown,
 } from './options';
 import { contextIds } from './text_stream';
 import type { TokenizerChannel } from './tokenizer_channel';
 
-/** Bytes of K/V pages held now, and what the same tokens would hold at full head count. */
+/** Bytes of K/V pages (64 tokens of one head each), counted by the page allocator. */
 export interface CacheBytes {
+  /** Held now for keys. */
   keys: number;
+  /** Held now for values. */
   values: number;
+  /** What the same tokens would hold at full head count. */
   denseKeys: number;
   denseValues: number;
 }
@@ -36,6 +40,7 @@ export interface SessionContext {
   availableBytes(): number;
 }
 
+/** One sequence of tokens with its K/V cache; made by `model.createSession()`. It does one thing at a time: a second call meanwhile is SESSION_BUSY. */
 export class Session {
   readonly #native: NativeSequence;
   readonly #context: SessionContext;
@@ -58,6 +63,7 @@ export class Session {
     return this.#call(() => this.#native.headMaps());
   }
 
+  /** The K/V cache that this session holds, beside what it would be dense. */
   get cacheBytes(): CacheBytes {
     return this.#call(() => this.#native.cacheBytes());
   }
@@ -70,7 +76,10 @@ export class Session {
     return this.#generate(prompt, options, callerStack(this.generate));
   }
 
-  /** As `generate`, to the end. */
+  /**
+   * As `generate`, to the end.
+   * @throws {ChaiError} OPTION_INVALID, SESSION_BUSY, CONTEXT_OVERFLOW, OUT_OF_MEMORY, ABORTED, CLOSED
+   */
   complete(prompt: Prompt, options?: GenerateOptions): Promise<Completion> {
     const stack = callerStack(this.complete);
     return attempt(() => complete(this.#generate(prompt, options, stack)), stack);
@@ -93,6 +102,7 @@ export class Session {
   /**
    * Appends tokens to the session and gives logits, float32, row-major: 'all' [ids x vocabulary], 'last' (default) [vocabulary],
    * 'none' []. Rows of warm-up tokens are dense, later ones clustered.
+   * @throws {ChaiError} OPTION_INVALID, SESSION_BUSY, CONTEXT_OVERFLOW, OUT_OF_MEMORY, ABORTED, CLOSED
    */
   evaluate(
     ids: readonly number[] | Int32Array | Uint32Array,
@@ -107,6 +117,7 @@ export class Session {
 
   /**
    * Appends tokens and gives the natural log-probability of each, given all before it. The first token of an empty session has none: NaN.
+   * @throws {ChaiError} OPTION_INVALID, SESSION_BUSY, CONTEXT_OVERFLOW, OUT_OF_MEMORY, ABORTED, CLOSED
    */
   score(ids: readonly number[] | Int32Array | Uint32Array, options?: { signal?: AbortSignal }): Promise<number[]> {
     const stack = callerStack(this.score);
@@ -132,15 +143,21 @@ export class Session {
     }
   }
 
-  /** Keeps the first `length` tokens: 0, or at least warmupStart + warmupTokens (membership depends on these). */
+  /**
+   * Keeps the first `length` tokens: 0, or at least warmupStart + warmupTokens (membership depends on these).
+   * @throws {ChaiError} OPTION_INVALID with the lengths that are possible, SESSION_BUSY, CLOSED
+   */
   truncate(length: number): void {
     if (!Number.isInteger(length) || length < 0 || length > 0x7fffffff)
-      throw new ChaiError('OPTION_INVALID', `truncate: length must be a whole number from 0, not ${String(length)}`);
+      throw new ChaiError('OPTION_INVALID', `truncate: length must be a whole number from 0, not ${shown(length)}`);
     this.#idle();
     this.#call(() => this.#native.truncate(length));
   }
 
-  /** A second session with the same tokens; both share the cache's pages until one of them writes. */
+  /**
+   * A second session with the same tokens; both share the cache's pages until one of them writes.
+   * @throws {ChaiError} SESSION_BUSY, CLOSED
+   */
   fork(): Session {
     this.#idle();
     return new Session(
@@ -208,15 +225,15 @@ export class Session {
     if (result === 'all') this.#checkRoom(ids.length * this.#context.vocabularySize * Float32Array.BYTES_PER_ELEMENT);
     this.#busy = true;
     const job: NativeCancel = {};
-    const cancel = () => job.cancel?.();
-    signal?.addEventListener('abort', cancel, { once: true });
+    let release = () => {};
     try {
+      release = onAbort(signal, () => job.cancel?.());
       return await this.#native.evaluate(ids, result, job);
     } catch (error) {
       throw toChaiError(error, stack);
     } finally {
-      signal?.removeEventListener('abort', cancel);
-      this.#busy = false;
+      this.#busy = false; // first: a signal of the caller's own making may throw
+      release();
     }
   }
 
@@ -247,10 +264,16 @@ export class Session {
 }
 
 function checkPrompt(prompt: unknown): void {
+  reading('generate', () => provePrompt(prompt));
+}
+
+function provePrompt(prompt: unknown): void {
   const ids = Array.isArray(prompt) || prompt instanceof Int32Array || prompt instanceof Uint32Array;
   const messages = typeof prompt === 'object' && prompt !== null && 'messages' in prompt;
   if (typeof prompt !== 'string' && !ids && !messages)
     throw new ChaiError('OPTION_INVALID', 'generate: the prompt must be a string, token ids or { messages }');
+  if (Array.isArray(prompt) && typeof prompt[0] === 'object')
+    throw new ChaiError('OPTION_INVALID', 'generate: a list must hold token ids; a conversation is given as { messages: [...] }');
   if (messages && !ids) checkMessages(prompt.messages, 'generate');
 }
 

@@ -5,6 +5,7 @@ import { createGunzip } from 'node:zlib';
 import { XzReadableStream } from 'xz-decompress';
 import { abortError, ChaiError } from './errors';
 import { isObject } from './json_file';
+import { Turn } from './turn';
 
 /** Longest line, in UTF-16 units: a compressed file may unpack to one line of any length. */
 const longestLine = 1 << 24;
@@ -72,11 +73,16 @@ export async function* readJsonLines(
 export async function* readLines(path: string, options: TextReadOptions = {}): AsyncGenerator<TextLine, void, void> {
   let rest = '';
   let line = 1;
+  const turn = new Turn(options.signal, `reading ${path}`);
   const whole = (text: string) => ({ text: text.endsWith('\r') ? text.slice(0, -1) : text, line: line++ });
   for await (const chunk of readText(path, options)) {
-    const parts = (rest + chunk).split('\n');
+    const parts = chunk.split('\n');
+    parts[0] = rest + parts[0]; // split the chunk alone: a long line would be gone through again with each
     rest = parts.pop() ?? '';
-    for (const text of parts) yield whole(text);
+    for (const text of parts) {
+      yield whole(text);
+      if (line % 64 === 0) await turn.over();
+    }
     if (rest.length > longestLine) throw badLine(path, line, `is longer than the ${longestLine} characters a line may have`);
   }
   if (rest !== '') yield whole(rest);
@@ -86,8 +92,10 @@ export async function* readLines(path: string, options: TextReadOptions = {}): A
 export async function* readText(path: string, { signal }: TextReadOptions = {}): AsyncGenerator<string, void, void> {
   const decoder = new TextDecoder('utf-8', { fatal: true });
   const file = await open(path);
+  const turn = new Turn(signal, `reading ${path}`);
   try {
     for await (const bytes of unpacked(path, file)) {
+      await turn.over(); // a small .xz may hold any amount of text, which comes without a turn of the event loop
       if (signal?.aborted) throw abortError(signal, `reading ${path}`);
       const text = decoder.decode(bytes as Uint8Array, { stream: true });
       if (text !== '') yield text;

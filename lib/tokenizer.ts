@@ -1,7 +1,7 @@
 // The synchronous tokenizer of a model, and chat templates. In: text, ids, messages. Out: ids and text. Built on first use.
 import fs from 'node:fs';
 import { type ChatMessage, ChatTemplate, type ChatTemplateOptions, checkMessages, templateSource } from './chat_template';
-import { ChaiError } from './errors';
+import { ChaiError, reading } from './errors';
 import type { ModelFiles } from './model_files';
 import { checkDecodeOptions, checkEncodeOptions, checkTemplateOptions } from './options';
 import { type DecodeOptions, type EncodeOptions, TokenizerCore } from './tokenizer_core';
@@ -28,7 +28,7 @@ export class Tokenizer {
 
   /** Token ids -> text. Ids that no token has are left out. */
   decode(ids: Iterable<number>, options?: DecodeOptions): string {
-    const list = typeof ids === 'object' && ids !== null && Symbol.iterator in ids ? [...ids] : undefined;
+    const list = reading('decode', () => (typeof ids === 'object' && ids !== null && Symbol.iterator in ids ? [...ids] : undefined));
     if (!list?.every((id) => Number.isInteger(id) && id >= 0))
       throw new ChaiError('OPTION_INVALID', 'decode: ids must be a list of whole numbers from 0');
     return this.load().decode(list, checkDecodeOptions(options));

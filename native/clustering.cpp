@@ -98,7 +98,8 @@ double cosine_distance(const Points& points, int a, int b) {
     bb += points[b][i] * points[b][i];
   }
   if (aa == 0 || bb == 0) return aa == bb ? 0 : 1;
-  return 1 - dot / std::sqrt(aa * bb);
+  const double distance = 1 - dot / std::sqrt(aa * bb);
+  return std::isfinite(distance) ? distance : 1;  // squares past the range of double
 }
 
 /// Merges the two clusters of least mean pairwise distance until `clusters` are left. A cluster goes by its lowest member.

@@ -253,8 +253,9 @@ void Scheduler::keep_source_queries(const HeadPlan& plan) {
     const int source = plan.scores_from(layer);
     if (source == layer || own_queries_[source]) continue;
     queries[source] = machine_.backend->allocate_rows(limits_.rows, config_->query_width(), "queries of a shared layer");
-    machine_.buffer_bytes += sizeof(float) * size_t(limits_.rows) * config_->query_width();
     own_queries_[source] = true;
+    const auto hold = lock();
+    machine_.buffer_bytes += sizeof(float) * size_t(limits_.rows) * config_->query_width();
   }
 }
 
@@ -328,8 +329,8 @@ void Scheduler::commit(Flight& flight, double milliseconds, Callbacks& callbacks
       drop(request, failure.error, callbacks);
       continue;
     }
-    if (failure.of) {  // nothing was computed; another request failed before
-      if (request.interrupt) end(request, request.interrupt, callbacks);
+    if (failure.of) {  // nothing was computed: another request failed before. Pages may still wait to be copied, hence `drop`
+      if (request.interrupt) drop(request, request.interrupt, callbacks);
       continue;
     }
     if (part.finds_membership) sequence.cache->adopt_pages();

@@ -126,6 +126,9 @@ class Loader {
 
 LoadedWeights load_weights(const LoadOptions& options, Backend& backend, const Progress& progress) {
   LoadedWeights out;
+  const bool projects = options.embedding_projection.file >= 0 || options.output_projection.file >= 0;
+  if (projects && options.config.embedding == options.config.hidden)  // backends keep no rows between the two
+    throw Error(Code::model_invalid, "the model has a projection of its embedding, whose width is the hidden size already");
   if (int(options.layers.size()) != options.config.layers)
     throw Error(Code::model_invalid, "the tensor table has " + std::to_string(options.layers.size()) + " layers, the config " +
                                          std::to_string(options.config.layers));

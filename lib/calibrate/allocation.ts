@@ -1,5 +1,5 @@
 // Shares out clusters among layers so that predicted losses are least. In: a loss for each layer and k. Out: counts for any saving.
-import type { Turn } from './turn';
+import type { Turn } from '../turn';
 
 /** The best counts for every number of saved K slots. */
 export interface Frontier {

@@ -1,12 +1,15 @@
 // `calibrate`: CHAI's offline phase. In: a loaded model, text. Out: a head plan, and what was measured on the way.
-import { setMaxListeners } from 'node:events';
+
+import { onAbort } from '../cancel';
 import type { ModelConfig } from '../config';
-import { abortError, ChaiError, callerStack, toChaiError } from '../errors';
+import { abortError, ChaiError, callerStack, messageOf, toChaiError } from '../errors';
 import type { Scored } from '../evaluate/encode';
 import { roomOf } from '../evaluate/room';
 import { estimate, type Samples } from '../evaluate/statistics';
 import type { HeadPlan } from '../head_plan';
 import type { Model } from '../model';
+import { checkModel } from '../options';
+import { Turn } from '../turn';
 import { clusterHeads, representativesOf } from './clustering';
 import { elbow } from './elbow';
 import type { Gram } from './gram';
@@ -19,7 +22,6 @@ import { type Drawn, drawSamples } from './samples';
 import { mostMeasurements, search } from './search';
 import { fingerprintOf, State, unusable } from './state';
 import { sweep } from './sweep';
-import { Turn } from './turn';
 import type { BudgetSearch, CalibrateOptions, Calibration, CalibrationProgress, MeasuredLoss, StaticRule } from './types';
 
 const mostTrials = 64;
@@ -33,18 +35,20 @@ const mostTrials = 64;
 export async function calibrate(model: Model, options: CalibrateOptions): Promise<Calibration> {
   const stack = callerStack(calibrate);
   const inner = new AbortController();
-  setMaxListeners(0, inner.signal); // every sample at work listens; the caller's signal is not ours to change
-  const abort = () => inner.abort(options?.signal?.reason);
+  let release = () => {};
   try {
+    checkModel(model, 'calibrate');
     const checked = checkOptions(options, model.config);
-    if (checked.signal?.aborted) abort();
-    checked.signal?.addEventListener('abort', abort, { once: true });
+    const { signal } = checked;
+    const abort = () => inner.abort(signal?.reason);
+    if (signal?.aborted) abort();
+    release = onAbort(signal, abort);
     if (inner.signal.aborted) throw abortError(inner.signal, 'the calibration');
     return await run(model, { ...checked, signal: inner.signal });
   } catch (error) {
     throw toChaiError(inner.signal.aborted ? abortError(inner.signal, 'the calibration') : error, stack);
   } finally {
-    options?.signal?.removeEventListener?.('abort', abort);
+    release();
   }
 }
 
@@ -54,7 +58,7 @@ async function run(model: Model, options: CheckedOptions & { signal: AbortSignal
   const drawn = await drawSamples(options, model);
   const state = await State.open(options.stateFile, options.resume, fingerprintOf(settings(options, model), drawn));
   const report = progress.report.bind(progress);
-  const work: Work = { model, room: await roomOf(model), options, state, turn: new Turn(options.signal), report };
+  const work: Work = { model, room: await roomOf(model), options, state, turn: new Turn(options.signal, 'the calibration'), report };
   await proveSameWeights(drawn, work);
 
   // Every second window: both halves are of the whole text.
@@ -243,7 +247,7 @@ class Progress {
     try {
       this.options.onProgress?.({ phase, done, total: Math.max(done, sum(this.#expected)), detail });
     } catch (error) {
-      throw new ChaiError('OPTION_INVALID', `onProgress threw: ${(error as Error)?.message ?? String(error)}`, { cause: error });
+      throw new ChaiError('OPTION_INVALID', `onProgress threw: ${messageOf(error)}`, { cause: error });
     }
   }
 }

@@ -2,20 +2,16 @@
 import * as v from 'valibot';
 import type { ModelConfig } from '../config';
 import { ChaiError } from '../errors';
+import { checked as checkedBy, count, flag, signal } from '../options';
 import type { CalibrateOptions, CalibrationBudget } from './types';
 
 /** Feature rows that a sequence can show before its membership is found (S + W <= 256). */
 export const mostRows = 255;
 
-const count = (least: number, most: number) => {
-  const message = `expected a whole number from ${least} to ${most}`;
-  return v.pipe(v.number(message), v.integer(message), v.minValue(least, message), v.maxValue(most, message));
-};
 const share = (least: number, most: number) => {
   const message = `expected a number from ${least} to ${most}`;
   return v.pipe(v.number(message), v.finite(message), v.minValue(least, message), v.maxValue(most, message));
 };
-const flag = v.boolean('expected true or false');
 const path = v.pipe(v.string('expected a path'), v.minLength(1, 'expected a path'));
 const paths = v.pipe(v.array(path, 'expected a list of paths'), v.minLength(1, 'expected at least one path'));
 const schema = v.strictObject({
@@ -40,9 +36,7 @@ const schema = v.strictObject({
   concurrency: v.optional(count(1, 256), 4),
   stateFile: v.optional(path),
   resume: v.optional(flag, false),
-  signal: v.optional(
-    v.custom<AbortSignal>((value) => typeof (value as AbortSignal | null)?.aborted === 'boolean', 'expected an AbortSignal'),
-  ),
+  signal,
   onProgress: v.optional(v.function('expected a function')),
 });
 
@@ -71,13 +65,7 @@ export interface CheckedOptions {
 export type Limits = Pick<ModelConfig, 'contextLength' | 'layers' | 'heads'>;
 
 export function checkOptions(options: unknown, { contextLength, layers, heads }: Limits): CheckedOptions {
-  const result = v.safeParse(schema, options ?? {});
-  if (!result.success) {
-    const [issue] = result.issues;
-    const field = v.getDotPath(issue);
-    throw invalid(`${field ? `option ${field}: ` : ''}${issue.message}`);
-  }
-  const checked = result.output as CheckedOptions;
+  const checked = checkedBy(schema, options, 'calibrate') as CheckedOptions;
   const { length, warmupStart, warmupTokens } = checked;
   if (length > contextLength) throw invalid(`option length: ${length} tokens are more than the ${contextLength} a session may hold`);
   const warmup = warmupStart + warmupTokens;

@@ -1,5 +1,5 @@
 // Comparing groupings of the same heads. In: clusters of heads. Out: agreement of two, the middle one of many.
-import type { Turn } from './turn';
+import type { Turn } from '../turn';
 
 /**
  * Adjusted Rand index (Hubert and Arabie, Comparing Partitions, 1985): 1 for the same grouping, 0 on average for independent ones of the

@@ -4,9 +4,9 @@ import { pagesOf, type Room } from '../evaluate/room';
 import type { HeadPlan } from '../head_plan';
 import type { Model } from '../model';
 import type { Session } from '../session';
+import type { Turn } from '../turn';
 import type { CheckedOptions } from './options';
 import type { State } from './state';
-import type { Turn } from './turn';
 import type { CalibrationProgress } from './types';
 
 export interface Work {

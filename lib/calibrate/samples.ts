@@ -4,8 +4,8 @@ import type { Scored } from '../evaluate/encode';
 import { Reservoir, randomNumbers } from '../evaluate/random';
 import { specialBefore, type TextEncoder, windowsOf } from '../evaluate/windows';
 import { readDocuments } from '../text_files';
+import { Turn } from '../turn';
 import type { CheckedOptions } from './options';
-import { Turn } from './turn';
 
 export interface Drawn {
   samples: Int32Array[];
@@ -62,7 +62,7 @@ async function offerWindows(files: readonly string[], to: Reservoir<Scored>, wis
       'OPTION_INVALID',
       `calibrate: a length of ${length} tokens is too short: the tokenizer puts ${before.length} before a text`,
     );
-  const turn = new Turn(signal);
+  const turn = new Turn(signal, 'the calibration');
   for (const file of files)
     for await (const { text } of readDocuments(file, { signal })) {
       const ids = await encoder.encode(text, false);

@@ -7,9 +7,9 @@
 // 4. Small exchanges that the prediction likes best are measured; those that are better are kept (at most 24 measurements).
 import type { ModelConfig } from '../config';
 import { ChaiError } from '../errors';
+import type { Turn } from '../turn';
 import { allocate, type Choice, type Frontier, lossCurve } from './allocation';
 import { savedSlots } from './plan';
-import type { Turn } from './turn';
 import type { BudgetSearch, CalibrationBudget } from './types';
 
 const mostRefinements = 24;

@@ -1,14 +1,15 @@
 // `chai-llm bench`: speed and K/V cache of a model, dense beside clustered, in one interleaved run. In: a directory. Out: a table or JSON.
 import fs from 'node:fs/promises';
 import os from 'node:os';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { ChaiError } from '../errors';
 import type { Model } from '../model';
 import { version } from '../version';
-import { bytes, milliseconds, rate, saving, table } from './format';
-import { withModel, write } from './load';
+import { bytes, counted, milliseconds, rate, saving, table, wholePages } from './format';
+import { withModel } from './load';
 import { type BatchCase, measureBatches, measureSingles, type Plan, roundsOf, type SingleCase, type Summary } from './measure';
-import { addLoadOptions, count, counts, type LoadFlags, loadOptions } from './options';
+import { addLoadOptions, count, counts, footer, type LoadFlags, loadOptions } from './options';
+import { proveWritable, write } from './output';
 import { countingBar } from './progress';
 
 interface Flags extends LoadFlags {
@@ -36,7 +37,6 @@ interface Report {
 }
 
 const usualPrompts = [128, 512];
-const pageTokens = 64; // the K/V cache is held in pages of so many tokens
 
 export function addBench(program: Command): Command {
   const command = program
@@ -45,14 +45,16 @@ export function addBench(program: Command): Command {
     .argument('<model>', 'model directory')
     .option('--prompt <lengths>', `prompt lengths in tokens (default: of ${usualPrompts} those that fit the context)`, counts)
     .option('--generate <tokens>', 'tokens to generate after each prompt', count, 64)
-    .option('--batch <counts>', 'concurrent generate calls, with the shortest prompt', counts, [1, 4, 16])
+    .addOption(
+      new Option('--batch <counts>', 'concurrent generate calls, with the shortest prompt').argParser(counts).default([1, 4, 16], '1,4,16'),
+    )
     .option('--rounds <count>', 'measured rounds, after one to warm up', count, 5);
   return addLoadOptions(command)
     .option('--json', 'print the whole report as JSON')
     .option('--out <file>', 'also write the report as JSON to a file')
     .addHelpText(
       'after',
-      `
+      footer(`
 Each prompt length is also the depth at which decoding starts. Prompts are new random tokens in each round; dense and clustered rounds
 take turns. "prefill" and "decode" are steps of the engine alone; "seen" counts from the first token on, as the caller gets them. The
 second table counts the generated tokens of all calls over wall time, prompts included. Shown are medians, and (min-max).
@@ -61,12 +63,13 @@ second table counts the generated tokens of all calls over wall time, prompts in
 Examples:
   chai-llm bench ./model
   chai-llm bench ./model --prompt 128,512,2048 --generate 64 --threads 1 --out result.json
-  chai-llm bench ./model --batch 1,16 --rounds 9 --json`,
+  chai-llm bench ./model --batch 1,16 --rounds 9 --json`),
     )
     .action(run);
 }
 
 async function run(directory: string, flags: Flags): Promise<void> {
+  await proveWritable(flags.out);
   const { inspectModel } = await import('../index.js');
   const context = flags.contextLength ?? (await inspectModel(directory)).config.contextLength;
   const prompts = choosePrompts(flags, context);
@@ -94,8 +97,7 @@ function choosePrompts({ prompt, generate }: Flags, context: number): number[] {
 /** Room for all concurrent calls at once: a pool that is too small would measure waiting. */
 function poolFor(prompts: number[], { batch, generate }: Flags, context: number) {
   const calls = Math.max(...batch);
-  const pages = (tokens: number) => Math.ceil(tokens / pageTokens) * pageTokens;
-  return { maxBatch: calls, cacheTokens: Math.max(pages(context), calls * pages((prompts[0] ?? 1) + generate)) };
+  return { maxBatch: calls, cacheTokens: Math.max(wholePages(context), calls * wholePages((prompts[0] ?? 1) + generate)) };
 }
 
 async function measure(directory: string, model: Model, prompts: number[], flags: Flags): Promise<Report> {
@@ -147,7 +149,7 @@ function show({ chaiLlm, node, platform, cpu, device, model, rounds, generate, s
   return [
     `chai-llm ${chaiLlm}, Node ${node}, ${platform}, ${cpu}`,
     `${device}, load average ${loads(loadAverage.before)} before, ${loads(loadAverage.after)} after`,
-    `${model.directory}: ${rounds} rounds, ${generate} tokens generated after each prompt`,
+    `${model.directory}: ${counted(rounds, 'round')}, ${counted(generate, 'token')} generated after each prompt`,
     ...(single.some(({ attention }) => attention !== 'dense') ? [] : ['no head plan in use: dense attention only']),
     '',
     table([['attention', 'prompt', 'prefill tok/s', 'first token', 'decode tok/s', 'seen tok/s', 'K/V cache', 'to dense'], ...singleRows]),

@@ -3,8 +3,8 @@
 import path from 'node:path';
 import type { Command } from 'commander';
 import { ChaiError } from '../errors';
-import { write } from './load';
-import { count } from './options';
+import { count, footer } from './options';
+import { write } from './output';
 
 interface Flags {
   cuda: boolean;
@@ -28,14 +28,14 @@ export function addBuild(program: Command): Command {
     .option('--json', 'print one JSON object: the file, the devices it finds, the seconds it took')
     .addHelpText(
       'after',
-      `
+      footer(`
 Needs CMake 3.22 and a C++20 compiler (g++ 11, clang 14 or newer), and says which is missing. Without nvcc the addon computes on the CPU only.
 Nothing is downloaded. The addon goes into the package itself, so this is to be run again after the package is updated.
 
 Examples:
   npx chai-llm build
   npx chai-llm build --no-cuda --jobs 2
-  npx chai-llm build --json`,
+  npx chai-llm build --json`),
     )
     .action(run);
 }

@@ -1,17 +1,16 @@
 // `chai-llm calibrate`: finds how a model's heads cluster. In: a directory and text. Out: a head plan, a report page, a table or JSON.
-import fs from 'node:fs/promises';
 import path from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { planText } from '../calibrate/plan';
 import { calibrationPage } from '../calibrate/report/page';
 import { replaceFile } from '../calibrate/state';
 import type { Calibration, CalibrationBudget, CalibrationProgress } from '../calibrate/types';
-import { ChaiError } from '../errors';
 import type { Model } from '../index';
 import { version } from '../version';
-import { table } from './format';
-import { interrupted, withModel, write } from './load';
-import { count, type LoadFlags, loadOptions, number } from './options';
+import { counted, table } from './format';
+import { untilInterrupted, withModel } from './load';
+import { addMachineOptions, count, footer, type LoadFlags, loadOptions, number } from './options';
+import { proveReplaceable, write } from './output';
 import { remainingBar } from './progress';
 
 interface Flags extends LoadFlags {
@@ -38,7 +37,7 @@ interface Flags extends LoadFlags {
 
 export function addCalibrate(program: Command): Command {
   const each = (text: string, all: string[] = []) => [...all, text];
-  return program
+  const command = program
     .command('calibrate')
     .description("find how many clusters each layer's heads form, and write the head plan that CHAI needs")
     .argument('<model>', 'model directory')
@@ -63,18 +62,8 @@ export function addCalibrate(program: Command): Command {
     .option('--no-special-tokens', 'leave out what the tokenizer puts before a text')
     .option('--seed <n>', 'fixes what is drawn', number, 0)
     .option('--concurrency <count>', 'samples at work at a time', count, 4)
-    .option('--resume', 'go on where the same calibration was broken off')
-    .addOption(new Option('--device <device>', 'auto, cpu, cuda or cuda:N').default('auto'))
-    .addOption(
-      new Option('--cache-type <type>', 'element type of the K/V cache')
-        .choices(['auto', 'float32', 'float16', 'bfloat16'])
-        .default('auto'),
-    )
-    .option('--context-length <tokens>', "tokens a session may hold (default: the model's)", count)
-    .option('--threads <count>', 'compute threads (default: physical cores)', count)
-    .option('--json', 'print the whole result as JSON')
-    .addHelpText('after', help)
-    .action(run);
+    .option('--resume', 'go on where the same calibration was broken off');
+  return addMachineOptions(command).option('--json', 'print the whole result as JSON').addHelpText('after', footer(help)).action(run);
 }
 
 const help = `
@@ -108,42 +97,21 @@ function countList(text: string): number[] {
 
 async function run(directory: string, flags: Flags): Promise<void> {
   const page = flags.report === false ? undefined : (flags.report ?? flags.out.replace(/(\.json)?$/i, '.html'));
-  await proveWritable([flags.out, ...(page === undefined ? [] : [page])]);
+  await proveReplaceable(flags.out, page);
   await withModel(directory, { ...loadOptions(flags), attention: 'dense' }, async (model) => {
-    const abort = new AbortController();
-    const stop = () => abort.abort();
-    process.once('SIGINT', stop);
     const began = performance.now();
-    try {
-      const calibration = await measure(model, flags, abort.signal);
-      await replaceFile(flags.out, planText(calibration.plan));
-      const name = path.basename(path.resolve(directory));
-      if (page !== undefined) await replaceFile(page, await calibrationPage(calibration, name));
-      const about = { chaiLlm: version, date: new Date().toISOString(), device: model.deviceDescription, seconds: seconds(began) };
-      const json = () => `${JSON.stringify({ ...about, directory, out: flags.out, report: page, ...calibration }, null, 2)}\n`;
-      await write(flags.json ? json() : `${show(calibration, flags.out, page)}\n`);
-    } catch (error) {
-      if (!abort.signal.aborted) throw error;
-      process.stderr.write('broken off; the same command with --resume goes on from what was saved\n');
-      process.exitCode = interrupted;
-    } finally {
-      process.off('SIGINT', stop);
-    }
+    const calibration = await untilInterrupted((signal) => measure(model, flags, signal));
+    if (!calibration) return void process.stderr.write('broken off; the same command with --resume goes on from what was saved\n');
+    await replaceFile(flags.out, planText(calibration.plan));
+    const name = path.basename(path.resolve(directory));
+    if (page !== undefined) await replaceFile(page, await calibrationPage(calibration, name));
+    const about = { chaiLlm: version, date: new Date().toISOString(), device: model.deviceDescription, seconds: seconds(began) };
+    const json = () => `${JSON.stringify({ ...about, directory, out: flags.out, report: page, ...calibration }, null, 2)}\n`;
+    await write(flags.json ? json() : `${show(calibration, flags.out, page)}\n`);
   });
 }
 
 const seconds = (since: number) => Math.round(performance.now() - since) / 1000;
-
-/** Better now than after hours. */
-async function proveWritable(files: readonly string[]): Promise<void> {
-  for (const file of files) {
-    const folder = path.dirname(path.resolve(file));
-    await fs.access(folder, fs.constants.W_OK).catch((error: Error) => {
-      throw new ChaiError('OPTION_INVALID', `cannot write ${file}: ${error.message}`, { cause: error });
-    });
-    if ((await fs.stat(file).catch(() => undefined))?.isDirectory()) throw new ChaiError('OPTION_INVALID', `${file} is a directory`);
-  }
-}
 
 async function measure(model: Model, flags: Flags, signal: AbortSignal): Promise<Calibration> {
   const { calibrate } = await import('../index.js');
@@ -155,7 +123,8 @@ async function measure(model: Model, flags: Flags, signal: AbortSignal): Promise
       clusters: flags.clusters?.length === 1 ? new Array(model.config.layers).fill(flags.clusters[0]) : flags.clusters,
       ...{ warmupTokens: flags.warmup, budget: flags.budget, addSpecialTokens: flags.specialTokens },
       stateFile: `${flags.out}.state`,
-      onProgress: ({ phase, done, total, detail }) => bar.update(done, total, `${titles[phase]}${detail && ` · ${detail}`}`),
+      onProgress: ({ phase, done, total, detail }) =>
+        bar.update(done, phase === 'reading' ? 0 : total, `${titles[phase]}${detail && ` · ${detail}`}`),
     });
   } finally {
     bar.end();
@@ -183,7 +152,7 @@ function show(calibration: Calibration, out: string, page: string | undefined): 
   ]);
   const judged = search ? Math.ceil(options.heldOut / 2) : options.heldOut;
   return [
-    `clusters of ${model.heads} heads, layer by layer: ${layers.map(({ clusters }) => clusters).join(' ')}`,
+    `clusters of ${counted(model.heads, 'head')}, layer by layer: ${layers.map(({ clusters }) => clusters).join(' ')}`,
     ...(search || options.clusters ? [`the elbows would be: ${layers.map((layer) => layer.elbow).join(' ')}`] : []),
     '',
     table([[`on ${judged} held-out windows`, 'K/V saved', 'perplexity', 'to dense'], ...rows]),
@@ -198,5 +167,5 @@ function searchLine({ options, search }: Calibration): string {
   const [guided, { budget: asked }] = [Math.floor(options.heldOut / 2), options];
   const wish =
     !asked || 'keyValueSaving' in asked ? `saving ${percent(asked?.keyValueSaving ?? 0)}` : `at most ${signed(asked.perplexityIncrease)}`;
-  return `budget (${wish}): ${percent(keyValueSaving)} saved at ${signed(increase)} perplexity on the other ${guided} windows, after ${evaluations} measurements`;
+  return `budget (${wish}): ${percent(keyValueSaving)} saved at ${signed(increase)} perplexity on the other ${guided} windows, after ${counted(evaluations, 'measurement')}`;
 }

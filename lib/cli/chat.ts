@@ -6,8 +6,9 @@ import type { Model } from '../model';
 import type { Session } from '../session';
 import { Conversation } from './conversation';
 import { statsLine } from './format';
-import { interrupted, withModel, write } from './load';
-import { addGenerateOptions, addLoadOptions, type GenerateFlags, generateOptions, type LoadFlags, loadOptions } from './options';
+import { interrupted, withModel } from './load';
+import { addGenerateOptions, addLoadOptions, footer, type GenerateFlags, generateOptions, type LoadFlags, loadOptions } from './options';
+import { write } from './output';
 
 interface Flags extends LoadFlags, GenerateFlags {
   system?: string;
@@ -29,14 +30,14 @@ export function addChat(program: Command): Command {
     .option('--json', 'one JSON object a line for each answer: text, usage, timings, finishReason, reusedTokens, cacheBytes')
     .addHelpText(
       'after',
-      `
+      footer(`
 Each line is a turn. Ctrl-C stops an answer; at the empty prompt, Ctrl-C twice or Ctrl-D leaves. When the context is full the oldest
 turns are forgotten. A model without a chat template continues your text, ${untaughtAnswerTokens} tokens at a time unless --max-tokens says otherwise.
 
 Examples:
   chai-llm chat ./model --system "You answer in one sentence."
   chai-llm chat ./model --temperature 0.8 --top-p 0.95 --stats
-  printf 'Hello\\nAnd now in French\\n' | chai-llm chat ./model --max-tokens 50 --json`,
+  printf 'Hello\\nAnd now in French\\n' | chai-llm chat ./model --max-tokens 50 --json`),
     )
     .action(run);
 }

@@ -4,13 +4,15 @@ import path from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { ChaiError } from '../errors';
 import { evaluationChart } from '../evaluate/chart';
+import { figureText } from '../evaluate/figure_text';
 import { type TaskName, taskNames } from '../evaluate/formats';
 import type { AttentionResult, EvaluationTask, Figure, TaskResult } from '../evaluate/types';
 import type { Evaluation, Model } from '../index';
 import { version } from '../version';
-import { bytes, rate, saving, table } from './format';
-import { interrupted, withModel, write } from './load';
-import { addLoadOptions, count, type LoadFlags, loadOptions, number } from './options';
+import { bytes, counted, rate, saving, table } from './format';
+import { untilInterrupted, withModel } from './load';
+import { addLoadOptions, count, footer, type LoadFlags, loadOptions, number } from './options';
+import { proveWritable, write } from './output';
 import { remainingBar } from './progress';
 
 interface Flags extends LoadFlags {
@@ -52,14 +54,16 @@ export function addEvaluate(program: Command): Command {
     .option('--json', 'print the whole result as JSON')
     .option('--out <file>', 'also write the result as JSON to a file')
     .option('--chart <file>', 'also draw the result: .svg or .html')
-    .addHelpText('after', help)
+    .addHelpText('after', footer(help))
     .action(run);
 }
 
 const help = `
 Tasks: ${taskNames.join(', ')}.
+
 perplexity and agreement (with dense: same likeliest token, mean KL) take text: plain, or JSONL with a "text" a line. The others take JSONL
 with one item a line; choice is multiple choice without a prompt form. Files may end in .gz or .xz.
+
 Every figure has its standard error beside it (±), every difference to dense the paired one. "chance" is what guessing gets. Shown in
 percent are accuracies and agreement. Prompts and scores are lm-evaluation-harness's; docs/evaluation.md says them in full.
 
@@ -81,7 +85,7 @@ function split(text: string): [task: string, file?: string] {
 }
 
 async function findTasks({ task, data }: Flags): Promise<EvaluationTask[]> {
-  const files = data === undefined ? [] : await fs.readdir(data);
+  const files = data === undefined ? [] : await entriesOf(data);
   return task.map((text) => {
     const [name, file] = split(text);
     if (file !== undefined) return { task: name as TaskName, file };
@@ -94,22 +98,20 @@ async function findTasks({ task, data }: Flags): Promise<EvaluationTask[]> {
   });
 }
 
+async function entriesOf(folder: string): Promise<string[]> {
+  return fs.readdir(folder).catch((error: Error) => {
+    throw new ChaiError('OPTION_INVALID', `--data: cannot read ${folder}: ${error.message}`, { cause: error });
+  });
+}
+
 async function run(directory: string, flags: Flags): Promise<void> {
   if (flags.chart !== undefined && !/\.(svg|html)$/i.test(flags.chart))
     throw new ChaiError('OPTION_INVALID', `--chart ${flags.chart}: the name must end in .svg or .html`);
   const tasks = await findTasks(flags);
+  await proveWritable(flags.out, flags.chart);
   await withModel(directory, loadOptions(flags), async (model) => {
-    const abort = new AbortController();
-    const stop = () => abort.abort();
-    process.once('SIGINT', stop);
-    try {
-      await report(directory, model, await measure(model, tasks, flags, abort.signal), flags);
-    } catch (error) {
-      if (!abort.signal.aborted) throw error;
-      process.exitCode = interrupted;
-    } finally {
-      process.off('SIGINT', stop);
-    }
+    const evaluation = await untilInterrupted((signal) => measure(model, tasks, flags, signal));
+    if (evaluation) await report(directory, model, evaluation, flags);
   });
 }
 
@@ -152,17 +154,6 @@ const titles: Record<Figure['name'], string> = {
   meanDivergence: 'KL, nats',
 };
 
-/** Percent with one decimal, else four significant digits; the error has the value's decimals. */
-function shown({ name, value, standardError, difference }: Figure): string {
-  const percent = /^accuracy|Agreement$/.test(name);
-  const scale = percent ? 100 : 1;
-  const decimals = percent ? 1 : Math.min(5, Math.max(0, 3 - Math.floor(Math.log10(Math.abs(value) || 1))));
-  const fixed = (number: number) => (Number.isFinite(number) ? (number * scale).toFixed(decimals) : '-');
-  const plain = `${fixed(value)} ± ${fixed(standardError)}`;
-  if (!difference) return plain;
-  return `${plain} (${difference.value < 0 ? '' : '+'}${fixed(difference.value)} ± ${fixed(difference.standardError)})`;
-}
-
 function show({ tasks }: Evaluation): string {
   const kinds = tasks[0]?.results.map(({ attention }) => attention) ?? [];
   const rows = tasks.flatMap((task) => [[label(task)], ...figureRows(task), ...costRows(task)]);
@@ -173,7 +164,9 @@ function show({ tasks }: Evaluation): string {
 function figureRows(task: TaskResult): string[][] {
   const [first] = task.results;
   return (first?.figures ?? []).flatMap(({ name }, i) =>
-    name === 'accuracyPerByte' ? [] : [[`  ${titles[name]}`, ...task.results.map(({ figures }) => (figures[i] ? shown(figures[i]) : '-'))]],
+    name === 'accuracyPerByte'
+      ? []
+      : [[`  ${titles[name]}`, ...task.results.map(({ figures }) => (figures[i] ? figureText(figures[i]) : '-'))]],
   );
 }
 
@@ -195,7 +188,7 @@ function label({ task, file, items, available, shots, chance, majority, truncate
   const notes = [
     ...(stem === task ? [] : [stem]),
     items === available ? `${items}` : `${items} of ${available}`,
-    ...(shots > 0 ? [`${shots} shots`] : []),
+    ...(shots > 0 ? [counted(shots, 'shot')] : []),
     ...(tooLong > 0 ? [`${tooLong} too long left out`] : []),
     ...(truncated > 0 ? [`${truncated} cut to fit`] : []),
     ...(chance === undefined ? [] : [`chance ${percent(chance)}`]),

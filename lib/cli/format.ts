@@ -2,6 +2,10 @@
 import type { Timings, Usage } from '../generation';
 import type { CacheBytes } from '../session';
 
+/** The K/V cache is held in pages of so many tokens. */
+export const pageTokens = 64;
+export const wholePages = (tokens: number) => Math.ceil(tokens / pageTokens) * pageTokens;
+
 /** Decimal units: 1 kB = 1000 B. */
 export function bytes(count: number): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];
@@ -25,6 +29,9 @@ export function milliseconds(ms: number): string {
   return ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${ms >= 10 ? ms.toFixed(0) : ms.toFixed(1)} ms`;
 }
 
+/** '1 token', '2 tokens'. */
+export const counted = (count: number, thing: string) => `${count} ${thing}${count === 1 ? '' : 's'}`;
+
 /** What `now` is against `before`: '-25.0 %'. */
 export function saving(now: number, before: number): string {
   const percent = before > 0 ? (now / before - 1) * 100 : 0;
@@ -44,7 +51,7 @@ export function statsLine(usage: Usage, timings: Timings, cache: CacheBytes, abo
   const [held, dense] = [cache.keys + cache.values, cache.denseKeys + cache.denseValues];
   const seen = seenRate(usage, timings);
   return [
-    `${usage.completionTokens} ${usage.completionTokens === 1 ? 'token' : 'tokens'}`,
+    counted(usage.completionTokens, 'token'),
     ...(seen === undefined ? [] : [`${rate(seen)} tokens/s`]),
     `first token ${milliseconds(timings.timeToFirstTokenMs)}`,
     `K/V cache ${bytes(held)} (dense ${bytes(dense)}, ${saving(held, dense)})`,
@@ -52,9 +59,9 @@ export function statsLine(usage: Usage, timings: Timings, cache: CacheBytes, abo
   ].join(' · ');
 }
 
-/** Rows of cells as aligned columns: the first to the left, the others to the right. */
+/** Rows of cells as aligned columns: the first to the left, the others to the right. A row of one cell is a title: it widens no column. */
 export function table(rows: string[][]): string {
-  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => (row.length > 1 ? (row[column]?.length ?? 0) : 0)))) ?? [];
   const line = (row: string[]) => row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  ');
   return rows.map((row) => line(row).trimEnd()).join('\n');
 }

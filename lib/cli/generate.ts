@@ -7,8 +7,9 @@ import type { Generation } from '../generation';
 import type { Model } from '../model';
 import type { Session } from '../session';
 import { statsLine } from './format';
-import { interrupted, withModel, write } from './load';
-import { addGenerateOptions, addLoadOptions, type GenerateFlags, generateOptions, type LoadFlags, loadOptions } from './options';
+import { interrupted, withModel } from './load';
+import { addGenerateOptions, addLoadOptions, footer, type GenerateFlags, generateOptions, type LoadFlags, loadOptions } from './options';
+import { write } from './output';
 
 interface Flags extends LoadFlags, GenerateFlags {
   file?: string;
@@ -30,7 +31,7 @@ export function addGenerate(program: Command): Command {
     .option('--json', 'print one JSON object instead of text: text, usage, timings, finishReason, attention, cacheBytes')
     .addHelpText(
       'after',
-      `
+      footer(`
 The text goes to standard output as it comes, with the prompt before it when that is a terminal. The line break that ends a file or
 piped text is not part of the prompt. Ctrl-C ends the generation, keeps what there is, and exits with 130.
 
@@ -38,7 +39,7 @@ Examples:
   chai-llm generate ./model "Once upon a time"
   chai-llm generate ./model --file prompt.txt --max-tokens 200 --temperature 0.8 --seed 7
   echo "Dear Sir," | chai-llm generate ./model --attention dense --stats
-  chai-llm generate ./model --chat "What is a head map?" --stop "." --json`,
+  chai-llm generate ./model --chat "What is a head map?" --stop "." --json`),
     )
     .action(run);
 }

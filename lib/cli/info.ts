@@ -2,17 +2,15 @@
 import type { Command } from 'commander';
 import { ChaiError } from '../errors';
 import type { Device, HeadPlan, ModelInfo } from '../index';
-import { bytes, saving, table } from './format';
-import { write } from './load';
-import { count } from './options';
+import { bytes, counted, pageTokens, saving, table, wholePages } from './format';
+import { count, footer } from './options';
+import { write } from './output';
 
 interface Flags {
   contextLength?: number;
   devices?: boolean;
   json?: boolean;
 }
-
-const pageTokens = 64; // the K/V cache is held in pages of so many tokens
 
 export function addInfo(program: Command): Command {
   return program
@@ -24,13 +22,13 @@ export function addInfo(program: Command): Command {
     .option('--json', 'print one JSON object: model, memory, devices')
     .addHelpText(
       'after',
-      `
+      footer(`
 Memory is in decimal units (1 kB = 1000 B) and counts whole pages of ${pageTokens} tokens. "clustered" is what the model's head plan keeps.
 
 Examples:
   chai-llm info ./model
   chai-llm info ./model --context-length 2048 --json
-  chai-llm info --devices`,
+  chai-llm info --devices`),
     )
     .action(run);
 }
@@ -53,12 +51,11 @@ async function run(directory: string | undefined, flags: Flags): Promise<void> {
 
 function describe(info: ModelInfo): string {
   const { config } = info;
-  const files = `${info.files.length} ${info.files.length === 1 ? 'file' : 'files'}`;
   const lines: [string, string][] = [
     ['model', info.directory],
     ['architecture', config.architecture],
     ['parameters', `${(info.parameters / 1e6).toFixed(info.parameters < 1e8 ? 2 : 0)} M`],
-    ['weights', `${info.weightTypes.join(' and ')}, ${bytes(info.weightBytes)} in ${files}`],
+    ['weights', `${info.weightTypes.join(' and ')}, ${bytes(info.weightBytes)} in ${counted(info.files.length, 'file')}`],
     ['layers', `${config.layers}, hidden size ${config.hiddenSize}, feed-forward size ${config.intermediateSize}`],
     ['heads', `${config.heads} query, ${config.keyValueHeads} key/value, size ${config.headDim}`],
     ['vocabulary', `${config.vocabularySize} tokens`],
@@ -88,7 +85,7 @@ function showPlan(plan: HeadPlan | undefined): string {
 
 /** Bytes for one session of `tokens` tokens, by cache type. */
 function memory(info: ModelInfo, tokens: number) {
-  const held = Math.ceil(tokens / pageTokens) * pageTokens;
+  const held = wholePages(tokens);
   const cache = Object.entries(info.cacheBytesPerToken).map(([cacheType, { dense, clustered }]) => ({
     cacheType,
     dense: dense * held,

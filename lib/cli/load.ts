@@ -12,20 +12,14 @@ export const interrupted = 130;
 export async function withModel(directory: string, options: LoadOptions, work: (model: Model) => Promise<void>): Promise<void> {
   const { loadModel } = await import('../index.js');
   const bar = loadingBar();
-  const abort = new AbortController();
-  const stop = () => abort.abort();
-  let model: Model;
-  process.once('SIGINT', stop);
-  try {
-    model = await loadModel(directory, { ...options, signal: abort.signal, onProgress: bar.report });
-  } catch (error) {
-    if (!abort.signal.aborted) throw error;
-    process.exitCode = interrupted;
-    return;
-  } finally {
-    process.off('SIGINT', stop);
-    bar.end();
-  }
+  const model = await untilInterrupted(async (signal) => {
+    try {
+      return await loadModel(directory, { ...options, signal, onProgress: bar.report });
+    } finally {
+      bar.end();
+    }
+  });
+  if (!model) return;
   try {
     await work(model);
   } finally {
@@ -33,7 +27,18 @@ export async function withModel(directory: string, options: LoadOptions, work: (
   }
 }
 
-/** Writes to standard output, waiting for a reader that is slow. */
-export function write(text: string): Promise<void> {
-  return new Promise((resolve) => (process.stdout.write(text) ? resolve() : process.stdout.once('drain', resolve)));
+/** Gives what `work` gives; or undefined, and exit code 130, when Ctrl-C fired its signal and so ended it. */
+export async function untilInterrupted<Result>(work: (signal: AbortSignal) => Promise<Result>): Promise<Result | undefined> {
+  const abort = new AbortController();
+  const stop = () => abort.abort();
+  process.once('SIGINT', stop);
+  try {
+    return await work(abort.signal);
+  } catch (error) {
+    if (!abort.signal.aborted) throw error;
+    process.exitCode = interrupted;
+    return undefined;
+  } finally {
+    process.off('SIGINT', stop);
+  }
 }

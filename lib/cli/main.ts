@@ -42,6 +42,14 @@ function describe(error: unknown): { code: string; message: string; stack?: stri
   return { code: name, message: line.startsWith(`${name}: `) ? line.slice(name.length + 2) : line, stack };
 }
 
+/** An option under the name that it has here: `generate: option maxTokens: ...` becomes `--max-tokens: ...`. */
+function inFlags(message: string): string {
+  const [prefix, name] = /^\w+: option (\w+)(?:\.\d+)?(?=:)/.exec(message) ?? [];
+  const command = program.commands.find((one) => one.name() === program.args[0]);
+  const flag = command?.options.find((option) => option.attributeName() === name)?.long;
+  return prefix && flag ? `${flag}${message.slice(prefix.length)}` : message;
+}
+
 function fail(error: unknown, verbose: boolean): void {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : 2;
@@ -49,7 +57,9 @@ function fail(error: unknown, verbose: boolean): void {
   }
   const { code, message, stack } = describe(error);
   const usage = error instanceof ChaiError && code === 'OPTION_INVALID';
-  process.stderr.write(`error ${code}: ${message}\n${usage ? `${hint}\n` : ''}${verbose && stack ? `${stack}\n` : ''}`);
+  process.stderr.write(
+    `error ${code}: ${usage ? inFlags(message) : message}\n${usage ? `${hint}\n` : ''}${verbose && stack ? `${stack}\n` : ''}`,
+  );
   process.exitCode = usage ? 2 : 1;
 }
 

@@ -1,5 +1,5 @@
 // Options that several commands share. In: a commander command. Out: the same with options added; and the API's options from theirs.
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, Help, InvalidArgumentError, Option } from 'commander';
 import type { GenerateOptions, LoadOptions } from '../options';
 
 export function number(text: string): number {
@@ -29,8 +29,14 @@ export interface LoadFlags {
 }
 
 export function addLoadOptions(command: Command): Command {
+  return addMachineOptions(
+    command.addOption(new Option('--attention <how>', 'auto, dense, chai, chai-static, or a path to a head plan').default('auto')),
+  );
+}
+
+/** Where and how to compute, for commands that choose the kind of attention themselves. */
+export function addMachineOptions(command: Command): Command {
   return command
-    .addOption(new Option('--attention <how>', 'auto, dense, chai, chai-static, or a path to a head plan').default('auto'))
     .addOption(new Option('--device <device>', 'auto, cpu, cuda or cuda:N').default('auto'))
     .addOption(
       new Option('--cache-type <type>', 'element type of the K/V cache')
@@ -74,3 +80,11 @@ export function generateOptions(flags: GenerateFlags): GenerateOptions {
   const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos } = flags;
   return { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos };
 }
+
+/** The end of a command's help: paragraphs wrapped to the terminal as commander wraps what is above; examples stay as they are. */
+export const footer = (text: string) => () => {
+  const width = process.stdout.columns ?? 80; // commander's own width where there is no terminal
+  const wrapped = (paragraph: string) => new Help().boxWrap(paragraph.replaceAll('\n', ' '), width);
+  const paragraphs = text.trim().split('\n\n');
+  return `\n${paragraphs.map((paragraph) => (paragraph.startsWith('Examples:') ? paragraph : wrapped(paragraph))).join('\n\n')}`;
+};

@@ -3,6 +3,8 @@ import { SingleBar } from 'cli-progress';
 import type { LoadProgress } from '../options';
 import { bytes } from './format';
 
+const barWidth = 40;
+
 function barOn(format: string): SingleBar {
   return new SingleBar({ format, clearOnComplete: true, hideCursor: true, stream: process.stderr });
 }
@@ -35,16 +37,43 @@ export function countingBar(total: number): { step(what: string): void; end(): v
   return { step: (what) => bar.increment({ what }), end: () => bar.stop() };
 }
 
-/** Counts work of a size that becomes known on the way, with the time left. */
+/** Counts work of a size that becomes known on the way (0 until then), with the time left. */
 export function remainingBar(name: string): { update(done: number, total: number, what: string): void; end(): void } {
   if (!process.stderr.isTTY) return { update: () => {}, end: () => {} };
-  const bar = barOn(`${name} [{bar}] {percentage} % · {eta_formatted} left · {what}`);
-  bar.start(1, 0, { what: '' });
+  let line = '';
+  const bar = new SingleBar({ format: () => line, clearOnComplete: true, hideCursor: true, stream: process.stderr });
+  let known: { at: number; done: number } | undefined; // when the total became known; work of an earlier run is done by then
+  bar.start(1, 0);
   return {
     update: (done, total, what) => {
-      if (bar.getTotal() !== total) bar.start(total, done, { what });
-      bar.update(done, { what });
+      const now = performance.now();
+      if (total > 0) known ??= { at: now, done };
+      const { at, done: before } = known ?? { at: now, done };
+      line = remainingLine(name, { done, total, seconds: (now - at) / 1000, before, what });
+      bar.update(done);
     },
     end: () => bar.stop(),
   };
+}
+
+/**
+ * `measuring [=====-----] 50 % · 3 min left · what`; no bar while the total is not known, no time while there is nothing to tell it from.
+ * `before` was done when the `seconds` began.
+ */
+export function remainingLine(
+  name: string,
+  { done, total, seconds, before, what }: { done: number; total: number; seconds: number; before: number; what: string },
+): string {
+  if (total <= 0) return `${name} · ${what}`;
+  const share = Math.min(1, done / total);
+  const filled = Math.round(share * barWidth);
+  const left = done > before && seconds >= 1 ? ` · ${duration((seconds * (total - done)) / (done - before))} left` : '';
+  return `${name} [${'='.repeat(filled)}${'-'.repeat(barWidth - filled)}] ${Math.floor(share * 100)} %${left} · ${what}`;
+}
+
+/** '40 s', '3 min', '2 h 5 min'. */
+function duration(seconds: number): string {
+  if (seconds < 60) return `${Math.ceil(seconds)} s`;
+  const minutes = Math.ceil(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

@@ -1,7 +1,8 @@
 // `evaluate`: tasks under several kinds of attention, side by side on the same items. In: a loaded model, tasks. Out: figures with errors.
-import { setMaxListeners } from 'node:events';
-import { abortError, ChaiError, callerStack, toChaiError } from '../errors';
+import { onAbort } from '../cancel';
+import { abortError, ChaiError, callerStack, messageOf, toChaiError } from '../errors';
 import type { Model } from '../model';
+import { checkModel } from '../options';
 import { closeColumns, openColumns } from './columns';
 import { figuresOf, type Outcome, scoredTokens } from './figures';
 import { type Measured, measure, unitTokens } from './measure';
@@ -17,17 +18,19 @@ import { type PreparedTask, prepare, type Unit } from './units';
 export async function evaluate(model: Model, options: EvaluateOptions): Promise<Evaluation> {
   const stack = callerStack(evaluate);
   const inner = new AbortController();
-  setMaxListeners(0, inner.signal); // every item at work listens; the caller's signal is not ours to change
-  const abort = () => inner.abort(options?.signal?.reason);
+  let release = () => {};
   try {
+    checkModel(model, 'evaluate');
     const checked = checkOptions(options);
-    if (checked.signal?.aborted) abort();
-    checked.signal?.addEventListener('abort', abort, { once: true });
+    const { signal } = checked;
+    const abort = () => inner.abort(signal?.reason);
+    if (signal?.aborted) abort();
+    release = onAbort(signal, abort);
     return await run(model, { ...checked, signal: inner.signal });
   } catch (error) {
     throw toChaiError(inner.signal.aborted ? abortError(inner.signal, 'the evaluation') : error, stack);
   } finally {
-    options?.signal?.removeEventListener?.('abort', abort);
+    release();
   }
 }
 
@@ -60,7 +63,7 @@ function tell({ onProgress }: CheckedOptions, progress: EvaluationProgress): voi
   try {
     onProgress?.(progress);
   } catch (error) {
-    throw new ChaiError('OPTION_INVALID', `onProgress threw: ${(error as Error)?.message ?? String(error)}`, { cause: error });
+    throw new ChaiError('OPTION_INVALID', `onProgress threw: ${messageOf(error)}`, { cause: error });
   }
 }
 

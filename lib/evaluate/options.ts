@@ -1,15 +1,10 @@
 // Options of an evaluation, checked. In: what a caller gave. Out: complete options, or OPTION_INVALID naming the option.
 import * as v from 'valibot';
-import { ChaiError } from '../errors';
 import { Model } from '../model';
+import { checked, count, flag, signal } from '../options';
 import { taskNames } from './formats';
 import type { Compared, EvaluateOptions, EvaluationTask } from './types';
 
-const count = (least: number, most: number) => {
-  const message = `expected a whole number from ${least} to ${most}`;
-  return v.pipe(v.number(message), v.integer(message), v.minValue(least, message), v.maxValue(most, message));
-};
-const flag = v.boolean('expected true or false');
 const taskSchema = v.strictObject({
   task: v.picklist(taskNames, `expected one of ${taskNames.join(', ')}`),
   file: v.pipe(v.string('expected a path'), v.minLength(1, 'expected a path')),
@@ -29,7 +24,10 @@ const schema = v.strictObject({
   tasks: v.pipe(v.array(taskSchema, 'expected a list of { task, file }'), v.minLength(1, 'expected at least one task')),
   compare: v.optional(
     v.pipe(
-      v.array(v.lazy((value) => (isCompared(value) ? compared : attention))),
+      v.array(
+        v.lazy((value) => (isCompared(value) ? compared : attention)),
+        'expected a list of kinds of attention',
+      ),
       v.minLength(1, 'expected at least one kind of attention'),
     ),
     ['auto'],
@@ -42,9 +40,7 @@ const schema = v.strictObject({
   addSpecialTokens: v.optional(flag, true),
   concurrency: v.optional(count(1, 4096), 16),
   details: v.optional(flag, false),
-  signal: v.optional(
-    v.custom<AbortSignal>((value) => typeof (value as AbortSignal | null)?.aborted === 'boolean', 'expected an AbortSignal'),
-  ),
+  signal,
   onProgress: v.optional(v.function('expected a function')),
 });
 
@@ -64,13 +60,7 @@ export interface CheckedOptions {
 }
 
 export function checkOptions(options: unknown): CheckedOptions {
-  const result = v.safeParse(schema, options ?? {});
-  if (!result.success) {
-    const [issue] = result.issues;
-    const field = v.getDotPath(issue);
-    throw new ChaiError('OPTION_INVALID', `evaluate: ${field ? `option ${field}: ` : ''}${issue.message}`);
-  }
-  const { limit, window, stride, signal, ...rest } = result.output;
+  const { limit, window, stride, signal, ...rest } = checked(schema, options, 'evaluate');
   const compare = rest.compare.map((one) => (isCompared(one) ? one : { attention: one }) as Compared);
   return { ...rest, compare, limit: limit ?? Number.POSITIVE_INFINITY, window, stride, signal } as CheckedOptions;
 }

@@ -44,8 +44,9 @@ export async function readWindows(
   for await (const { text, line } of readDocuments(path, options)) {
     const ids = await encoder.encode(text, false);
     const bytesPerToken = Buffer.byteLength(text) / ids.length;
+    // A copy of its ids: they would hold those of the whole text.
     for (const window of windowsOf(ids, before, options))
-      sample.offer({ ...window, bytes: (window.ids.length - window.from) * bytesPerToken, line });
+      sample.offer({ ids: window.ids.slice(), from: window.from, bytes: (window.ids.length - window.from) * bytesPerToken, line });
     await nextTurn();
   }
   return { windows: sample.items, available: sample.seen };

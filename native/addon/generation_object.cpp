@@ -141,6 +141,9 @@ void Pull::drop() noexcept {
 /// What the JS object owns.
 struct GenerationHandle {
   std::shared_ptr<Pull> pull;
+  explicit GenerationHandle(std::shared_ptr<Pull> of) : pull(std::move(of)) {}
+  GenerationHandle(const GenerationHandle&) = delete;
+  GenerationHandle& operator=(const GenerationHandle&) = delete;
   ~GenerationHandle() { pull->abandon(); }
 };
 

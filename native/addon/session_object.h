@@ -12,6 +12,9 @@ struct OpenSequence {
   std::shared_ptr<Session> session;
   bool closing = false;
 
+  OpenSequence(std::shared_ptr<OpenModel> of, std::shared_ptr<Session> opened) : model(std::move(of)), session(std::move(opened)) {}
+  OpenSequence(const OpenSequence&) = delete;
+  OpenSequence& operator=(const OpenSequence&) = delete;
   ~OpenSequence() {
     session.reset();
     model->report_memory();

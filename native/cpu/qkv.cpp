@@ -111,13 +111,15 @@ void CpuBackend::store_row(const PoolView& pool, const HeadPages& pages, int pos
 
 void CpuBackend::store_rows(const Step& step, const Segment& segment, int layer, int row, Rows& queries) {
   const int d = config_.head_dim, position = segment.position + row - segment.row;
-  const float *cosine = cosines_.data() + size_t(row) * (d / 2), *sine = sines_.data() + size_t(row) * (d / 2);
+  const bool rotary = !cosines_.empty();
+  const size_t angles = rotary ? size_t(row) * size_t(d / 2) : 0;
+  const float *cosine = cosines_.data() + angles, *sine = sines_.data() + angles;
   const SegmentHeads heads = heads_of(step, segment, layer);
   if (heads.scores_from == layer) {
-    for (int slot = 0; slot < heads.own[0] && !cosines_.empty(); ++slot) kernels_.rotate(row_of(queries, row) + slot * d, cosine, sine, d);
+    for (int slot = 0; slot < heads.own[0] && rotary; ++slot) kernels_.rotate(row_of(queries, row) + slot * d, cosine, sine, d);
     for (int slot = 0; slot < heads.own[1]; ++slot) {
       float* key = row_of(keys_, row) + slot * d;
-      if (!cosines_.empty()) kernels_.rotate(key, cosine, sine, d);
+      if (rotary) kernels_.rotate(key, cosine, sine, d);
       store_row(step.pool, key_pages(step, segment, layer, slot), position, key);
     }
   }

@@ -17,15 +17,15 @@ import { inOrder } from '../../lib/calibrate/room';
 import { drawSamples } from '../../lib/calibrate/samples';
 import { countsToTry, mostMeasurements, search } from '../../lib/calibrate/search';
 import { packed, State, unpacked } from '../../lib/calibrate/state';
-import { Turn } from '../../lib/calibrate/turn';
 import type { ModelConfig } from '../../lib/config';
 import { ChaiError } from '../../lib/errors';
 import { randomNumbers } from '../../lib/evaluate/random';
 import { resolveAttention } from '../../lib/head_plan';
+import { Turn } from '../../lib/turn';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'chai-llm-calibrate-'));
 process.once('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
-const turn = new Turn(undefined);
+const turn = new Turn(undefined, 'the calibration');
 
 const near = (found: number, expected: number, what = '') =>
   assert.ok(Math.abs(found - expected) < 1e-9 * Math.max(1, Math.abs(expected)), `${what} ${found}, expected ${expected}`);

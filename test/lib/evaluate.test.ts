@@ -1,4 +1,7 @@
 // The rooms of an evaluation alone: prompt forms, encoding, windows, draws, errors of figures, side-by-side work, charts.
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -12,7 +15,7 @@ import { mapConcurrently, Room } from '../../lib/evaluate/room';
 import { sharedLength } from '../../lib/evaluate/scorer';
 import { difference, estimate } from '../../lib/evaluate/statistics';
 import type { TaskResult } from '../../lib/evaluate/types';
-import { windowsOf } from '../../lib/evaluate/windows';
+import { readWindows, windowsOf } from '../../lib/evaluate/windows';
 
 const near = (found: number, expected: number, what = '') =>
   assert.ok(Math.abs(found - expected) < 1e-12 * Math.max(1, Math.abs(expected)), `${what} ${found}, expected ${expected}`);
@@ -143,6 +146,22 @@ test('windows score each token but the first exactly once, with at least window 
   );
 });
 
+test('windows kept of a text do not keep the text', async () => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'chai-llm-windows-'));
+  try {
+    const file = path.join(folder, 'text.txt');
+    fs.writeFileSync(file, Array.from({ length: 20 }, (_, i) => `${i} `.repeat(500)).join('\f'));
+    const encode = async (text: string) => Int32Array.from(text.slice(0, 1000), (letter) => letter.charCodeAt(0));
+    const options = { window: 10, stride: 10, addSpecialTokens: false, limit: 5, seed: 1 };
+    const { windows, available } = await readWindows(file, { encode }, options);
+    assert.is(windows.length, 5);
+    assert.is(available, 20 * 111); // the first scores 9 tokens, each other one 9 that are new
+    for (const { ids } of windows) assert.is(ids.buffer.byteLength, ids.byteLength);
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+});
+
 test('draws follow the seed, keep their order, and are uniform', () => {
   const draw = (seed: number) => {
     const sample = new Reservoir<number>(5, randomNumbers(seed));
@@ -269,9 +288,14 @@ test('a chart shows each column once, escaped, within its axis', () => {
   assert.match(svg, /^<svg [^>]*>/);
   assert.is(svg.match(/<circle /g)?.length, 2);
   assert.ok(svg.includes('a &amp; b') && svg.includes('&lt;b&gt;.jsonl, 10 of 20') && svg.includes('chance') && !svg.includes('<x>'));
-  for (const [, x] of svg.matchAll(/<circle cx="([\d.]+)"/g)) assert.ok(Number(x) >= 190 && Number(x) <= 670);
+  for (const [, x] of svg.matchAll(/<circle cx="([\d.]+)"/g)) assert.ok(Number(x) >= 170 && Number(x) <= 560);
   assert.match(evaluationChart({ tasks: [task] }, 'm', true), /^<!doctype html>[\s\S]*<svg [\s\S]*<\/html>\n$/);
+  assert.match(evaluationChart({ tasks: [task] }, 'm', true), 'prefers-color-scheme:dark');
+  const apart = { ...result('chai', 0.58) };
+  apart.figures = [{ ...apart.figures[0]!, ...{ difference: { value: -0.02, standardError: 0.004 } } }];
+  assert.match(evaluationChart({ tasks: [{ ...task, results: [result('dense', 0.6), apart] }] }, 'm', false), '>58.0 (-2.0 ± 0.4)</text>');
   assert.equal(ticksOf([48, 61]).map(Math.round), [45, 50, 55, 60, 65]);
+  assert.equal([ticksOf([0, 0])[0], ticksOf([100, 100], 100).at(-1)], [0, 100]);
   assert.ok(ticksOf([3, 3]).length >= 2 && ticksOf([]).length >= 2);
 });
 

@@ -13,6 +13,7 @@ interface Scene {
   starts: number;
   released: number;
   pulls: number;
+  stream: Started['stream'];
 }
 
 const batch = (text: string, finish?: 'stop' | 'length'): NativeTokens => ({
@@ -37,11 +38,11 @@ function scene(batches: NativeTokens[], options: GenerateOptions = {}, start: ()
     },
     timings: () => ({ promptMs: 10, promptTokens: 5, decodeMs: 20, decodeTokens: 4 }),
   };
-  const stream = { push: async (ids: number[]) => ids.map((id) => String.fromCharCode(id)), close: async () => '' };
+  result.stream = { push: async (ids: number[]) => ids.map((id) => String.fromCharCode(id)), close: async () => '' };
   const begin = async (halt: AbortSignal): Promise<Started> => {
     ++result.starts;
     await Promise.race([start(), new Promise((_, reject) => halt.addEventListener('abort', () => reject(new Error('halted'))))]);
-    return { native, promptTokens: 5, stream, release: async () => void ++result.released };
+    return { native, promptTokens: 5, stream: result.stream, release: async () => void ++result.released };
   };
   result.generation = new Generation(begin, checkGenerateOptions(options), 'at caller');
   return result;
@@ -175,6 +176,55 @@ test('stop(), return() and a signal end a step that takes long', async () => {
   assert.is((error.cause as Error).message, 'enough');
   assert.match(error.stack ?? '', /at caller/);
   assert.equal([s.stops[0], s.released], [2, 1]);
+});
+
+test('a stop while the work is handed over reaches the engine', async () => {
+  let end = (_: Error) => {};
+  const stops: number[] = [];
+  const native: NativeGeneration = {
+    next: () => new Promise((_, reject) => (end = reject)),
+    stop: async (delivered) => {
+      stops.push(delivered);
+      setImmediate(() => end(new Error('stopped')));
+    },
+    timings: () => ({ promptMs: 0, promptTokens: 0, decodeMs: 0, decodeTokens: 0 }),
+  };
+  const begin = async (): Promise<Started> => {
+    queueMicrotask(() => generation.stop()); // before the iteration has what this gives
+    return { native, promptTokens: 1, stream: { push: never, close: async () => '' }, release: async () => {} };
+  };
+  const generation: Generation = new Generation(begin, checkGenerateOptions({}), 'at caller');
+  assert.is(await generation.text(), '');
+  assert.is(stops[0], 0);
+});
+
+test('a stop while held text is fetched: the token is not handed out, nor kept', async () => {
+  const s = scene([batch('a'), batch('b', 'length')]);
+  let asked = () => {};
+  const closing = new Promise<void>((resolve) => (asked = resolve));
+  s.stream.close = async () => {
+    asked();
+    await new Promise((resolve) => setImmediate(resolve));
+    return '';
+  };
+  const text = s.generation.text();
+  await closing;
+  s.generation.stop();
+  assert.is(await text, 'a');
+  assert.equal([...new Set(s.stops)], [1]);
+  assert.is(s.generation.usage?.completionTokens, 1);
+});
+
+test('a signal that throws frees what was taken all the same', async () => {
+  const remove = () => {
+    throw new Error('mine');
+  };
+  const left = scene([batch('a', 'length')], { signal: { aborted: false, addEventListener() {}, removeEventListener: remove } as never });
+  await left.generation.text().catch(() => {});
+  assert.is(left.released, 1);
+  const begun = scene([batch('a')], { signal: { aborted: false, addEventListener: remove, removeEventListener() {} } as never });
+  assert.match((await failure(begun.generation.text())).message, /mine/);
+  assert.is(begun.starts, 0);
 });
 
 test('a signal that has fired begins nothing', async () => {

@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ChaiError } from '../../lib/errors';
+import { ChaiError, toChaiError } from '../../lib/errors';
 import {
   checkDecodeOptions,
   checkEncodeOptions,
@@ -74,6 +74,61 @@ test('messages name the option, what is allowed and what was given', () => {
 test('a signal is known by its shape, so that other realms and polyfills work', () => {
   const signal = { aborted: false, addEventListener() {}, removeEventListener() {} };
   assert.is(checkLoadOptions({ signal }).signal, signal as never);
+});
+
+test('a signal that could not be let go of again is none', () => {
+  const signal = { aborted: false, addEventListener() {} };
+  for (const check of [checkLoadOptions, checkGenerateOptions, checkEvaluateOptions])
+    assert.match(
+      refusal(() => check({ signal })),
+      /signal.*AbortSignal/,
+    );
+});
+
+const bare = Object.create(null);
+const mine = () => {
+  throw new Error('mine');
+};
+const throwing = new Proxy({}, { get: mine, has: mine, ownKeys: mine });
+const revoked = () => {
+  const { proxy, revoke } = Proxy.revocable([], {});
+  revoke();
+  return proxy;
+};
+
+test('values that cannot be shown, and objects that throw when they are read', () => {
+  for (const value of [bare, throwing, revoked(), { toString: () => throwing }, Symbol('x'), () => {}, 1n]) {
+    assert.match(
+      refusal(() => checkGenerateOptions({ maxTokens: value })),
+      /^generate: /,
+    );
+    assert.match(
+      refusal(() => checkLoadOptions({ onProgress: Object(value) === value && typeof value === 'function' ? 1 : value })),
+      /^loadModel: /,
+    );
+    assert.match(
+      refusal(() => checkIds([value], 'score')),
+      /^score: /,
+    );
+  }
+  for (const check of [checkLoadOptions, checkGenerateOptions, checkEvaluateOptions, checkEncodeOptions, checkTemplateOptions])
+    for (const options of [throwing, revoked()])
+      assert.match(
+        refusal(() => check(options)),
+        /cannot be read/,
+      );
+  assert.match(
+    refusal(() => checkIds(revoked(), 'score')),
+    /^score: .*cannot be read/,
+  );
+});
+
+test('anything thrown becomes a ChaiError', () => {
+  for (const thrown of [bare, throwing, revoked(), undefined, null, Symbol('x'), 1n, { message: 7 }]) {
+    const error = toChaiError(thrown, 'at caller');
+    assert.instance(error, ChaiError);
+    assert.is(error.code, 'DEVICE_FAULT');
+  }
 });
 
 test('anything as options is checked options or OPTION_INVALID', () => {

@@ -52,6 +52,30 @@ test('a session is free again when its generation did not come to begin', async 
   assert.equal([seen.generated, seen.evaluated], [1, 1]);
 });
 
+test('a session is free again whatever a signal of the caller does', async () => {
+  const throws = () => {
+    throw new Error('mine');
+  };
+  const { session } = open();
+  for (const [addEventListener, removeEventListener] of [
+    [throws, () => {}],
+    [() => {}, throws],
+  ]) {
+    const signal = { aborted: false, addEventListener, removeEventListener } as unknown as AbortSignal;
+    await refused('DEVICE_FAULT', () => session.evaluate([1], { signal }), /mine/);
+    await session.evaluate([1]);
+  }
+});
+
+test('prompts and lengths that cannot be read or shown', async () => {
+  const { session } = open();
+  const { proxy, revoke } = Proxy.revocable([], {});
+  revoke();
+  for (const prompt of [proxy, [proxy], { messages: proxy }, { messages: [proxy] }, [Object.create(null)]])
+    await refused('OPTION_INVALID', () => session.complete(prompt as never));
+  for (const length of [proxy, Object.create(null), Symbol('x')]) await refused('OPTION_INVALID', () => session.truncate(length as never));
+});
+
 test('aborting while a long prompt is tokenized frees the session at once', async () => {
   const { session, seen } = open({ encode: never });
   const abort = new AbortController();

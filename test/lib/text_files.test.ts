@@ -146,4 +146,32 @@ test('a signal ends the reading', async () => {
   await refused(readLines(file('a.txt', 'a\n'), { signal }), /aborted/, 'ABORTED');
 });
 
+test('the event loop turns while a small file unpacks to megabytes', async () => {
+  // 8 MiB of lines of 63 letters, packed by xz 5.4 and, as that repeats itself, by zlib.
+  const packed = zlib.inflateSync(
+    Buffer.from(
+      'eNr7a14VEcXAwJipdM+MiUGRkYOBgeEGv7Lw//8BjAWxDAbvQrj2f/pf//dDSZWYYvU30ewsO069jY5zhT5s+5p5YFb25bwn6n57Ij4utDueK/Fb2PqXeKzR' +
+        '7J/NkZ/PW4d7/TucdrnJwuZHn8znTyvmfPDd6//ttUEClyZP3ntl51faO2PcimbeYrBbq3bAgaF/q2RUqOXDvYvswlLrPL5cKAlrnsOSd2bvzRdda6fr/td7' +
+        'PUt217mN6hIxkW0v04Ii9r0sWxP55Gk0K8fP47fW/vkdpF1yVi5awenn3WDbH5opnNYNp7Vy7m+1/nBkr178Kn477zSnCcJ8/wUm/yisiPzBffb/VA03/pV/' +
+        'au79nmWgF3agv/Vzc+OB1COqwT++TjQzZF264V3+wQJfd56LEwVXrU2gi9VBP2Y8mP9fgFGb4U1x8PK/+9bVGErN395rmFcwb7ly/BuN060Xp87oqtOa+Em9' +
+        '9LvkAbYZvjP+3lh/dQL/gLp6AK0O5LffNBpgowFG2wBrYK5mYGWoqp1j5AAsG98Gr+1kYFzG1dDQwJJ2XqnMzoC3mwkozsAYGQUAzsadGw==',
+      'base64',
+    ),
+  );
+  let turns = 0;
+  const timer = setInterval(() => ++turns, 1);
+  let lines = 0;
+  for await (const { text } of readLines(file('large.txt.xz', packed))) lines += Number(text.length === 63);
+  clearInterval(timer);
+  assert.is(lines, 131072);
+  assert.ok(turns >= 5, `${turns} turns`);
+});
+
+test('a line may have 2^24 characters', async () => {
+  const letters = 16 * 1024 * 1024;
+  const [only, ...more] = await all(readLines(file('long.txt', `${'x'.repeat(letters)}\nend`)));
+  assert.is(only?.text.length, letters);
+  assert.equal(more, [{ text: 'end', line: 2 }]);
+});
+
 test.run();

@@ -126,6 +126,17 @@ test('variables reach the template; its own refusals are typed', () => {
   );
 });
 
+test('range in a template counts as in Python, and makes no list that would end the process', () => {
+  const written = (template: string) => new Tokenizer(files({ chatTemplateFile: template })).applyChatTemplate([]);
+  assert.is(written('{% for i in range(3) %}{{ i }}{% endfor %}{% for i in range(1, 3) %}{{ i }}{% endfor %}'), '01212');
+  assert.is(
+    written('{{ range(5, 0, -2)|join(",") }} {{ range(0)|length }} {{ range(2, 1)|length }} {{ range(0, 7, 3)|join(",") }}'),
+    '5,3,1 0 0 0,3,6',
+  );
+  for (const call of ['range(300000000)', 'range(0, 1, 0)', 'range("x")', 'range(0, 1, 0.0000001)'])
+    assert.throws(() => written(`{{ ${call}|length }}`), /refused.*range/);
+});
+
 test('wrong arguments are refused', () => {
   const tokenizer = new Tokenizer(files());
   assert.not(tokenizer.hasChatTemplate);

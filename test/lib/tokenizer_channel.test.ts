@@ -56,22 +56,25 @@ test('what the thread refuses arrives with its code', async () => {
 });
 
 test('a template that computes for long does not hold up the event loop', () =>
-  withChannel({ chatTemplateFile: '{% for i in range(300000) %}{% if i == 5 %}{% endif %}{% endfor %}Hi' }, async (channel) => {
-    await channel.load();
-    let [last, longest] = [performance.now(), 0];
-    const timer = setInterval(() => {
+  withChannel(
+    { chatTemplateFile: '{% for i in range(3) %}{% for j in range(100000) %}{% if j == 5 %}{% endif %}{% endfor %}{% endfor %}Hi' },
+    async (channel) => {
+      await channel.load();
+      let [last, longest] = [performance.now(), 0];
+      const timer = setInterval(() => {
+        longest = Math.max(longest, performance.now() - last);
+        last = performance.now();
+      }, 1);
+      const start = performance.now();
+      const ids = await channel.encodeChat([{ role: 'user', content: '' }]);
+      const took = performance.now() - start;
       longest = Math.max(longest, performance.now() - last);
-      last = performance.now();
-    }, 1);
-    const start = performance.now();
-    const ids = await channel.encodeChat([{ role: 'user', content: '' }]);
-    const took = performance.now() - start;
-    longest = Math.max(longest, performance.now() - last);
-    clearInterval(timer);
-    assert.equal(ids, Int32Array.of(41, 74));
-    assert.ok(took > 50, `too quick to tell: ${took} ms`);
-    assert.ok(longest < took / 2, `${longest} of ${took} ms`);
-  }));
+      clearInterval(timer);
+      assert.equal(ids, Int32Array.of(41, 74));
+      assert.ok(took > 50, `too quick to tell: ${took} ms`);
+      assert.ok(longest < took / 2, `${longest} of ${took} ms`);
+    },
+  ));
 
 test('when the thread dies, what waits is rejected, and so is what comes later', () =>
   withChannel({}, async (channel) => {

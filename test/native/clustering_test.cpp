@@ -73,6 +73,18 @@ TEST(groups_are_never_crossed) {
   }
 }
 
+TEST(features_whose_squares_leave_the_range_of_double_still_cluster) {
+  for (const double size : {1e-300, 1e-170, 1e160, 1e308})
+    for (const auto method : {Clustering::kmeans, Clustering::average_linkage_cosine})
+      for (int clusters = 1; clusters <= 4; ++clusters) {
+        const std::vector<double> features = {size, 0, 0, size, -size, size, size, size};
+        const Membership found = cluster(features, 4, {method, clusters});
+        CHECK(found.representatives.size() == size_t(clusters));
+        for (const int c : found.cluster_of) CHECK(c >= 0 && c < clusters);
+        for (int c = 0; c < clusters; ++c) CHECK(found.cluster_of.at(size_t(found.representatives[size_t(c)])) == c);
+      }
+}
+
 TEST(key_heads_bound_what_representatives_use) {
   std::mt19937 random(6);
   for (int round = 0; round < 100; ++round) {

@@ -16,9 +16,17 @@ namespace {
 class ExhaustedBackend : public ReferenceBackend {
  public:
   std::shared_ptr<std::atomic<bool>> exhausted = std::make_shared<std::atomic<bool>>(false);
+  std::function<void()> on_begin = [] {}, on_refusal = [] {};
   Memory allocate(size_t bytes, const char* what) override {
-    if (*exhausted && std::string(what) == "head tables") throw Error(Code::out_of_memory, "none left");
+    if (*exhausted && std::string(what) == "head tables") {
+      on_refusal();
+      throw Error(Code::out_of_memory, "none left");
+    }
     return ReferenceBackend::allocate(bytes, what);
+  }
+  void begin(const Step& step) override {
+    on_begin();
+    ReferenceBackend::begin(step);
   }
 };
 
@@ -274,6 +282,14 @@ TEST(loading_refuses_what_does_not_fit) {
   bad.output.file = -1;
   CHECK(code_of([&] { Engine::load(bad, {}); }) == Code::model_invalid);
   bad = model.options;
+  bad.embedding_projection = bad.layers[0].query;
+  bad.embedding_projection.rows = bad.embedding_projection.columns = 48;  // from the embedding's width to the same one
+  CHECK(code_of([&] { Engine::load(bad, {}); }) == Code::model_invalid);
+  bad = model.options;
+  bad.output_projection = bad.layers[0].query;
+  bad.output_projection.rows = 48;
+  CHECK(code_of([&] { Engine::load(bad, {}); }) == Code::model_invalid);
+  bad = model.options;
   bad.files = {"/nowhere/model.safetensors"};
   CHECK(code_of([&] { Engine::load(bad, {}); }) == Code::model_not_found);
   bad = model.options;
@@ -306,6 +322,40 @@ TEST(a_sequence_that_finds_no_device_memory_fails_alone) {
   Puller again;
   again.start(*second, some_ids(9, 4), greedy(5));
   CHECK(again.all().size() == 5);
+}
+
+TEST(a_fork_cancelled_as_another_sequence_of_its_step_fails_stays_whole) {
+  TinyModel model(tiny_config());
+  const HeadPlan plan = dense_plan(model.options.config);
+  auto backend = std::make_unique<ExhaustedBackend>();
+  std::promise<void> gate;
+  std::shared_future<void> opened = gate.get_future().share();
+  std::atomic<bool> waits = false;
+  std::shared_ptr<Job> cancelled;
+  backend->on_begin = [&, opened] {
+    if (waits) opened.wait();
+  };
+  backend->on_refusal = [&] { cancelled->cancel(); };
+  const auto exhausted = backend->exhausted;
+  const auto engine = Engine::load(model.options, {}, std::move(backend));
+  const auto ids = some_ids(70, 1);  // a whole block, and one that the fork shares in part
+  const auto base = engine->open(plan), poor = engine->open(plan), busy = engine->open(plan);
+  logits_of(*base, ids);
+  const auto expected = logits_of(*base->fork(), {5});
+  const auto fork = base->fork();
+  logits_of(*busy, {1});
+
+  waits = true;
+  std::promise<EvaluateOutcome> first, second, third;
+  const auto step = busy->evaluate({2}, EvaluateResult::none, [&](EvaluateOutcome outcome) { first.set_value(std::move(outcome)); });
+  const auto fails = poor->evaluate({3}, EvaluateResult::none, [&](EvaluateOutcome outcome) { second.set_value(std::move(outcome)); });
+  cancelled = fork->evaluate({4}, EvaluateResult::none, [&](EvaluateOutcome outcome) { third.set_value(std::move(outcome)); });
+  *exhausted = true;
+  gate.set_value();
+  CHECK(!first.get_future().get().error);
+  CHECK(second.get_future().get().error && third.get_future().get().error);
+  *exhausted = false;
+  CHECK(distance(logits_of(*fork->fork(), {5}), expected) < 1e-6);
 }
 
 }  // namespace chai

@@ -57,18 +57,20 @@ function start(file: string): Promise<{ child: ChildProcess; ended: boolean; cod
   });
 }
 
+/** The paths that pages name, as they are here. */
+const placed = (text: string, folder: string) =>
+  text
+    .replaceAll('path/to/model', starter)
+    .replaceAll('path/to/text.txt', path.join(root, 'THIRD_PARTY_LICENSES.md'))
+    .replaceAll('path/to/plan.json', path.join(folder, 'plan.json'));
+
 /** JavaScript blocks of one page, in order and in one folder; `// name.mjs` in the first line names the file. Servers run to the end of the page. */
 async function runPrograms(blocks: Block[], folder: string): Promise<void> {
-  const text = path.join(folder, 'text.txt');
-  fs.writeFileSync(text, fs.readFileSync(path.join(root, 'LICENSE'), 'utf8'));
   const port = await freePort();
   const servers: ChildProcess[] = [];
   const written = blocks.map(({ source, line }) => {
     const file = path.join(folder, /^\/\/ ([\w.-]+\.mjs)\n/.exec(source)?.[1] ?? `line_${line}.mjs`);
-    fs.writeFileSync(
-      file,
-      source.replaceAll('path/to/model', starter).replaceAll('path/to/text.txt', text).replaceAll('3000', String(port)),
-    );
+    fs.writeFileSync(file, placed(source, folder).replaceAll('3000', String(port)));
     return { file, line, runs: !/\bparentPort\b/.test(source) }; // a worker is started by another block
   });
   try {
@@ -86,11 +88,11 @@ async function runPrograms(blocks: Block[], folder: string): Promise<void> {
   }
 }
 
-async function runShell({ source, line }: Block): Promise<void> {
+async function runShell({ source, line }: Block, folder: string): Promise<void> {
   for (const command of source.split('\n').map((text) => text.replace(/(^|\s)#.*/, '').trim())) {
     if (!command || elsewhere[command]) continue;
     const words = [...command.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '');
-    const args = words.map((word) => (word === 'path/to/model' ? starter : word));
+    const args = words.map((word) => placed(word, folder));
     if (args[0] === 'npx' && args[1] === 'chai-llm') {
       const { code, err } = await cli(args.slice(2));
       assert.is(code, 0, `line ${line}: ${command}: ${err}`);
@@ -111,7 +113,7 @@ for (const page of pages)
       assert.ok(['js', 'sh'].includes(language), `line ${line}: nothing runs a block of \`${language}\``);
     const folder = fs.mkdtempSync(path.join(root, 'build', 'docs-')); // inside the package, where `chai-llm` is the package itself
     try {
-      for (const block of blocks.filter(({ language }) => language === 'sh')) await runShell(block);
+      for (const block of blocks.filter(({ language }) => language === 'sh')) await runShell(block, folder);
       await runPrograms(
         blocks.filter(({ language }) => language === 'js'),
         folder,

@@ -3,7 +3,7 @@
 import fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { ChaiError, inspectModel, loadModel, type Model } from 'chai-llm';
+import { ChaiError, calibrate, evaluate, inspectModel, loadModel, type Model } from 'chai-llm';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { modelPath } from '../end_to_end/fixtures';
@@ -141,6 +141,8 @@ test('load options out of range name the option', async () => {
     ['DEVICE_UNAVAILABLE', { device: 'cuda' }, /cuda/],
     ['DEVICE_UNAVAILABLE', { device: 'cuda:7' }, /cuda/],
     ['PLAN_INVALID', { attention: 'chai' }, /calibrate/],
+    ['PLAN_INVALID', { attention: 'chia' }, /none of 'auto', 'dense', 'chai' and 'chai-static'/],
+    ['PLAN_INVALID', { attention: './no-such-plan.json' }, /^there is no .*calibrate/],
     ['PLAN_INVALID', { attention: {} }, /format/],
     ['ABORTED', { signal: AbortSignal.abort() }, /aborted/],
   ];
@@ -185,6 +187,39 @@ test('generate options out of range name the option', () =>
     assert.is((await model.complete('still works', { maxTokens: 2, ignoreEos: true })).usage.completionTokens, 2);
   }));
 
+test('values that no message can show, objects that throw when they are read, signals that are none', () =>
+  withModel(async (model) => {
+    const mine = () => {
+      throw new Error('mine');
+    };
+    const throwing = new Proxy({}, { get: mine, has: mine, ownKeys: mine });
+    const half = { aborted: false, addEventListener() {} };
+    const session = await model.createSession();
+    for (const odd of [Object.create(null), { toString: mine }, throwing, Symbol('x'), 1n]) {
+      await refused('OPTION_INVALID', () => model.complete('x', { maxTokens: odd } as never));
+      await refused('OPTION_INVALID', () => session.evaluate([odd] as never));
+      await refused('OPTION_INVALID', () => session.truncate(odd as never));
+      await refused('OPTION_INVALID', () => loadModel(modelPath('llama-mha'), { mmap: odd } as never));
+      await refused('OPTION_INVALID', () => evaluate(odd as never, {} as never));
+      await refused('OPTION_INVALID', () => calibrate(odd as never, {} as never));
+    }
+    for (const call of [
+      () => model.generate('x', throwing),
+      () => model.createSession(throwing),
+      () => model.createSession({ attention: throwing } as never),
+      () => session.score([1], throwing as never),
+      () => model.tokenizer.encode('x', throwing),
+      () => model.tokenizer.decode(throwing as never),
+      () => loadModel(modelPath('llama-mha'), throwing),
+      () => evaluate(model, throwing as never),
+      () => calibrate(model, throwing as never),
+      () => session.evaluate([1], { signal: half } as never),
+      () => model.complete('x', { signal: half } as never),
+    ])
+      await refused('OPTION_INVALID', call);
+    await session.evaluate([1]);
+  }));
+
 test('session calls with wrong arguments', () =>
   withModel(async (model) => {
     const session = await model.createSession();
@@ -200,6 +235,25 @@ test('session calls with wrong arguments', () =>
     await refused('OPTION_INVALID', () => model.tokenizer.decode([-1]));
     await refused('OPTION_INVALID', () => model.tokenizer.decode('abc' as never));
     await refused('OPTION_INVALID', () => model.tokenizer.applyChatTemplate([{ role: 'user', content: 'x' }]));
+  }));
+
+test('the offline phase names what is missing, unknown or out of range, and what was given', () =>
+  withModel(async (model) => {
+    const text = [__filename];
+    const calls: [() => Promise<unknown>, RegExp][] = [
+      [() => calibrate(undefined as never, { text }), /^calibrate: the first argument must be a loaded model/],
+      [() => evaluate(Promise.resolve(model) as never, { tasks: [] }), /^evaluate: the first argument must be a loaded model/],
+      [() => calibrate(model, undefined as never), /^calibrate: option text is missing$/],
+      [() => calibrate(model, { text, sample: 3 } as never), /there is no option sample; the options are text, samples, /],
+      [
+        () => calibrate(model, { text, warmupTokens: 300 }),
+        /option warmupTokens: expected a whole number from 1 to 255, but 300 was given/,
+      ],
+      [() => evaluate(model, { tasks: [{ task: 'piqa' }] } as never), /^evaluate: option tasks.0.file is missing$/],
+      [() => evaluate(model, { tasks: [{ task: 'piqa', file: 'x', limit: 1 }] } as never), /^evaluate: there is no option tasks.0.limit$/],
+      [() => model.complete([{ role: 'user', content: 'x' }] as never), /a conversation is given as \{ messages: \[...\] \}/],
+    ];
+    for (const [call, words] of calls) await refused('OPTION_INVALID', call, words);
   }));
 
 test('a busy session refuses, whatever is asked of it', () =>

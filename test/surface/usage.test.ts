@@ -1,12 +1,14 @@
 // What every command has in common: help, exit codes, errors in one line. In: the built command line. Out: streams and codes.
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { bytes, rate, saving, seenRate, table } from '../../lib/cli/format';
+import { bytes, counted, rate, saving, seenRate, table } from '../../lib/cli/format';
+import { remainingLine } from '../../lib/cli/progress';
 import { cli, root, starter } from './programs';
 
-for (const command of ['generate', 'chat', 'info', 'bench', 'build'])
+for (const command of ['generate', 'chat', 'info', 'bench', 'calibrate', 'evaluate', 'build'])
   test(`${command} --help teaches, with examples at its end`, async () => {
     const { code, out, err } = await cli([command, '--help']);
     assert.is(code, 0);
@@ -17,12 +19,18 @@ for (const command of ['generate', 'chat', 'info', 'bench', 'build'])
     assert.ok(lines.length >= 3);
     for (const line of lines) assert.match(`${line} `, `chai-llm ${command} `);
     assert.match(out, '--json');
+    const prose = (out.split('\n\nExamples:\n')[0] ?? '').split('\n');
+    assert.ok(
+      prose.every((line) => line.length <= 80),
+      'no line is longer than a narrow terminal is wide',
+    );
   });
 
 test('the program lists its commands and knows its version', async () => {
   const { code, out } = await cli(['--help']);
   assert.is(code, 0);
-  for (const command of ['generate', 'chat', 'info', 'bench']) assert.match(out, new RegExp(`^  ${command} `, 'm'));
+  for (const command of ['generate', 'chat', 'info', 'bench', 'calibrate', 'evaluate', 'build'])
+    assert.match(out, new RegExp(`^  ${command} `, 'm'));
   const { version } = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'));
   assert.is((await cli(['--version'])).out, `${version}\n`);
 });
@@ -46,6 +54,10 @@ for (const [name, args] of [
   ['an unreadable prompt', ['generate', starter, '--file', path.join(root, 'no-such-file')]],
   ['an empty prompt', ['generate', starter]],
   ['chat without a template', ['generate', starter, 'x', '--chat']],
+  ['a folder of tasks that is not there', ['evaluate', starter, '--task', 'piqa', '--data', '/no/such/folder']],
+  ['a result that cannot be written', ['bench', starter, '--out', '/no/such/folder/x.json']],
+  ['a result in the place of a folder', ['evaluate', starter, '--task', 'choice=x', '--out', root]],
+  ['a report in the place of a device', ['calibrate', starter, '--text', 'x', '--report', os.devNull]],
 ] as [string, string[]][])
   test(`wrong usage exits with 2 and hints at --help: ${name}`, async () => {
     const { code, out, err } = await cli(args);
@@ -63,7 +75,6 @@ for (const [name, args, expected] of [
   ['a missing head plan', ['generate', starter, 'x', '--attention', '/no/such/plan.json'], 'PLAN_INVALID'],
   ['a missing device', ['generate', starter, 'x', '--device', 'cuda:99'], 'DEVICE_UNAVAILABLE'],
   ['a prompt beyond the context', ['generate', starter, 'word '.repeat(300)], 'CONTEXT_OVERFLOW'],
-  ['a file that cannot be written', ['bench', starter, '--rounds', '1', '--batch', '1', '--out', '/no/such/folder/x.json'], 'ENOENT'],
 ] as [string, string[], string][])
   test(`a failure exits with 1 and one line: ${name}`, async () => {
     const { code, out, err } = await cli(args);
@@ -71,6 +82,16 @@ for (const [name, args, expected] of [
     assert.is(out, '');
     assert.match(err, new RegExp(`^error ${expected}: [^\\n]+\\n$`));
   });
+
+test('a value out of range is named as the option that was typed', async () => {
+  for (const [args, words] of [
+    [['generate', starter, 'x', '--max-tokens', '-3'], '--max-tokens: expected a whole number'],
+    [['generate', starter, 'x', '--stop', ''], '--stop: expected a text'],
+    [['chat', starter, '--device', 'tpu'], '--device: expected "auto"'],
+    [['evaluate', starter, '--task', 'choice=x', '--shots', '-1'], '--shots: expected a whole number'],
+  ] as [string[], string][])
+    assert.ok((await cli(args)).err.startsWith(`error OPTION_INVALID: ${words}`), words);
+});
 
 test('--verbose adds where the error arose', async () => {
   const { code, err } = await cli(['generate', '/no/such/model', 'x', '--verbose']);
@@ -98,6 +119,19 @@ test('numbers for people', () => {
     ]),
     'a    bb\nccc   d',
   );
+  assert.is(table([['', 'b'], ['a title widens no column'], ['a', 'c']]), '   b\na title widens no column\na  c');
+  assert.equal([counted(1, 'token'), counted(0, 'token')], ['1 token', '0 tokens']);
+});
+
+test('a bar tells no total and no time before they are known', () => {
+  const line = (done: number, total: number, seconds: number, before = 0) =>
+    remainingLine('measuring', { done, total, seconds, before, what: 'a file' });
+  assert.is(line(500, 0, 9), 'measuring · a file');
+  assert.is(line(0, 100, 9), `measuring [${'-'.repeat(40)}] 0 % · a file`);
+  assert.is(line(25, 100, 10), `measuring [${'='.repeat(10)}${'-'.repeat(30)}] 25 % · 30 s left · a file`);
+  assert.match(line(1, 100, 100), ' 1 % · 2 h 45 min left ·');
+  assert.match(line(60, 100, 10, 40), ' 60 % · 20 s left ·');
+  assert.match(line(100, 100, 100), `[${'='.repeat(40)}] 100 % · 0 s left ·`);
 });
 
 test('the rate seen is of the tokens after the first one', () => {

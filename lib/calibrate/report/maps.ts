@@ -115,7 +115,7 @@ export function sizesChart({ layers, model }: Calibration, { scaleLinear, scaleB
   );
 }
 
-/** Heads alone are pale, the largest cluster is full. */
+/** Heads alone are faint, the largest cluster is full. */
 const shade = (rank: number, size: number) => (size <= 1.0001 ? 0.18 : Math.max(0.3, 0.95 - 0.16 * rank));
 
 /** Contexts of powers of two up to the model's, at most six. */

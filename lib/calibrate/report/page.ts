@@ -1,5 +1,5 @@
 // The report: one HTML page that needs nothing else. In: a calibration and the model's name. Out: the page's text.
-import { Turn } from '../turn';
+import { Turn } from '../../turn';
 import type { Calibration, MeasuredLoss, StaticRule } from '../types';
 import { loadPlotting, type Plotting } from './axes';
 import { clustersChart, errorChart, lossChart, stabilityChart } from './curves';
@@ -44,7 +44,7 @@ function section(id: string, title: string, text: string, content: string): stri
 
 /** One picture for each of `items`; others get their turn meanwhile. */
 async function panels<Item>(items: readonly Item[], draw: (item: Item, index: number) => string): Promise<string> {
-  const turn = new Turn(undefined);
+  const turn = new Turn(undefined, 'the page');
   const pictures: string[] = [];
   for (const [i, item] of items.entries()) {
     pictures.push(`<figure class="panel">${draw(item, i)}</figure>`);
@@ -164,12 +164,12 @@ function stabilitySection(calibration: Calibration, plotting: Plotting): string 
   return section('stability', 'How soon membership is settled', text, content);
 }
 
-const sizesText = 'Heads in the largest cluster, the second largest, and so on, mean over samples. Pale: heads that stay alone.';
+const sizesText = 'Heads in the largest cluster, the second largest, and so on, mean over samples. Faint: heads that stay alone.';
 
 function memoryText({ losses: measured }: Calibration): string {
   const saving = measured.find(({ name }) => name === 'chai')?.keyValueSaving ?? 0;
   return (
-    `float16, in whole pages of 64 tokens, once membership is known. Dark: what is kept (${percent(1 - saving)}: all values, and the keys of the ` +
-    'representatives); pale: what dense attention holds beside it.'
+    `float16, in whole pages of 64 tokens, once membership is known. Full colour: what is kept (${percent(1 - saving)}: all values, and the keys of the ` +
+    'representatives); faint: what dense attention holds beside it.'
   );
 }
