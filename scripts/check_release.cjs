@@ -1,6 +1,6 @@
 // The long checks before a release, part by part: the released binary with its kernels for all GPUs, the package around it, other machines, sanitizers,
-// memory over many rounds, the GPU benchmark on the host, known holes in dependencies. In: optionally words, of which a part's name must hold one. Out: a line for each part, then
-// `N passed, N failed`; exit code 1 on a failure. What cannot be had here is named as not run, and counts as neither.
+// memory over many rounds, fuzzing, the GPU benchmark on the host, known holes in dependencies. In: optionally words, of which a part's name must hold one.
+// Out: a line for each part, then `N passed, N failed`; exit code 1 on a failure. What cannot be had here is named as not run, and counts as neither.
 const { execFileSync, spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
@@ -135,6 +135,18 @@ function sanitizedAddon() {
   }
 }
 
+/** Spoiled shapes, tensor tables and plans, guided by coverage. What was found once is kept in the folder of the corpus. */
+function fuzzing() {
+  if (!present('clang++')) return 'not run (there is no clang++)';
+  const tree = path.join(root, '.cmake-fuzz');
+  const corpus = path.join(tree, 'corpus');
+  const options = ['-DCHAI_FUZZ=ON', '-DCHAI_ADDON=OFF', '-DWITH_CUDA=OFF', '-DCMAKE_CXX_COMPILER=clang++', '-DCMAKE_BUILD_TYPE=Release'];
+  if (!runQuietly('cmake', ['-S', root, '-B', tree, ...options])) return 'failed';
+  if (!runQuietly('cmake', ['--build', tree, '--parallel', '--target', 'fuzz_untrusted'])) return 'failed';
+  fs.mkdirSync(corpus, { recursive: true });
+  return runQuietly(path.join(tree, 'fuzz_untrusted'), ['-max_len=200', '-max_total_time=120', corpus]) ? 'passed' : 'failed';
+}
+
 part('the released binary: kernels of all GPUs, symbol versions, size', releasedBinary);
 const keep = parts[0]?.result === 'passed' ? ['--keep-prebuilds'] : []; // else they build one without kernels
 part('the package', () => outcome(['scripts/check_package.cjs', ...keep]));
@@ -142,6 +154,7 @@ part('binaries on other machines', () => outcome(['scripts/check_platforms.cjs',
 part('soak of 1,000 load, generate, close rounds', () => outcome(['--expose-gc', 'test/soak/rounds.mjs', '1000']));
 part('the addon under sanitizers', sanitizedAddon);
 part('native tests and kernels under sanitizers', () => outcome(['scripts/test_sanitize.cjs', '--kernels']));
+part('two minutes of fuzzing', fuzzing);
 part('the GPU benchmark through the host shim', gpuBenchmark);
 part('npm audit of what users install', audit);
 
