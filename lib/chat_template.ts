@@ -1,5 +1,5 @@
 // A model's chat template. In: the template's source, messages. Out: one prompt text. Used by the tokenizer thread and the synchronous calls.
-import { Template } from '@huggingface/jinja';
+import type * as Jinja from '@huggingface/jinja';
 import { ChaiError, messageOf, reading } from './errors';
 import type { JsonObject } from './json_file';
 
@@ -28,7 +28,7 @@ export function checkMessages(messages: unknown, where: string): asserts message
 }
 
 export class ChatTemplate {
-  private template: Template | undefined;
+  private template: Jinja.Template | undefined;
 
   /** `source` is undefined for a model without a template; `config` is its tokenizer_config.json. */
   constructor(
@@ -55,7 +55,8 @@ export class ChatTemplate {
 }
 
 /** The library refuses to have its `range` replaced from outside, but a template may replace it. */
-function parsed(source: string): Template {
+function parsed(source: string): Jinja.Template {
+  const { Template } = require('@huggingface/jinja') as typeof Jinja; // late: importing chai-llm stays quick
   const template = new Template(source);
   template.parsed.body.unshift(...new Template('{% set range = boundedRange %}').parsed.body);
   return template;

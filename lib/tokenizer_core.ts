@@ -1,5 +1,5 @@
 // The tokenizer library with our options, used by the worker and by the synchronous calls alike. In: two JSON objects. Out: ids and text.
-import { Tokenizer as Library } from '@huggingface/tokenizers';
+import type * as Tokenizers from '@huggingface/tokenizers';
 import { ChaiError } from './errors';
 import { isObject, type JsonObject } from './json_file';
 
@@ -14,13 +14,14 @@ export interface DecodeOptions {
 }
 
 export class TokenizerCore {
-  private readonly library: Library;
+  private readonly library: Tokenizers.Tokenizer;
 
   constructor(text: string, config: JsonObject, path: string) {
     try {
       const json: unknown = JSON.parse(text);
       if (!isObject(json) || !isObject(json.model)) throw new Error('it has no "model"');
-      this.library = new Library(json, config);
+      const { Tokenizer } = require('@huggingface/tokenizers') as typeof Tokenizers; // late: importing chai-llm stays quick
+      this.library = new Tokenizer(json, config);
     } catch (error) {
       throw new ChaiError('MODEL_INVALID', `${path} is not a usable tokenizer: ${(error as Error).message}`, { cause: error });
     }

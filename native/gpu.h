@@ -10,7 +10,7 @@ namespace chai {
 
 struct CudaOptions {
   int device = 0;
-  Element compute = Element::float16;  // type of the matrices and of queries: float16 or bfloat16
+  Element compute = Element::float16;  // type of the matrices: float16 or bfloat16
   bool graphs = true;                  // decode steps are recorded once and replayed
   bool cublas = true;                  // large products through the machine's cuBLAS, where there is one
   bool hopper_prefill = false;         // the prefill kernel for compute capability 9.0: off until it has run on one

@@ -67,11 +67,16 @@ function bundles(user) {
 
 /** Every way to load the installed package. */
 function loading(user, name) {
-  const result = user.program('app.cjs', programs.cjs(starter));
-  if (fine(`${name}: require, generate`, result)) {
-    const { requireMs, addonMs } = JSON.parse(result.out.split('\n')[0]);
-    process.stdout.write(`       require ${requireMs.toFixed(1)} ms, addon ${addonMs.toFixed(1)} ms\n`);
-    check(`${name}: the addon loads in less than 50 ms`, addonMs < 50, `${addonMs} ms`);
+  fine(`${name}: require, generate`, user.program('app.cjs', programs.cjs(starter)));
+  const runs = Array.from({ length: 5 }, () => user.program('timing.cjs', programs.timing));
+  if (fine(`${name}: require, devices`, runs.find(({ ok }) => !ok) ?? runs[0])) {
+    // The quickest of five tells of the package, the others of what else the machine does.
+    const times = runs.map(({ out }) => JSON.parse(out.split('\n')[0]));
+    for (const part of ['requireMs', 'addonMs']) {
+      const quickest = Math.min(...times.map((time) => time[part]));
+      process.stdout.write(`       ${part} ${times.map((time) => time[part].toFixed(1)).join(' ')}\n`);
+      check(`${name}: ${part} is less than 50`, quickest < 50, `${quickest} ms`);
+    }
   }
   fine(`${name}: import, one instance with require`, user.program('app.mjs', programs.esm));
   fine(`${name}: two worker threads`, user.program('worker.cjs', programs.worker(starter)));

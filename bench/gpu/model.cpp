@@ -73,6 +73,7 @@ struct Bench {
     record.number("bytesOfOneStep", bytes).number("cacheBytes", double(held.keys + held.values));
     record.number("cacheBytesDense", double(held.dense_keys + held.dense_values));
     if (const double gb = ceiling(); gb > 0) record.number("shareOfByteFloor", bytes / (gb * 1e3) / times.median);
+    if (const std::string& why = model->why_not_recorded(); !why.empty()) record.text("notRecorded", why);
     add_ratio(record, "step/dense/" + size, times.median, step_bytes(dense_plan(config)) / bytes);
     results.add(record);
   }

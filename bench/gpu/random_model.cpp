@@ -13,6 +13,7 @@
 #include <random>
 #include <utility>
 
+#include "cuda_backend.h"
 #include "error.h"
 #include "gpu.h"
 
@@ -155,7 +156,9 @@ RandomModel::RandomModel(const Options& options, const cuda::DeviceFacts& device
   cuda_options.hopper_prefill = options.sm90;
   const double started = now();
   try {
-    engine_ = Engine::load(load, {}, make_cuda_backend(cuda_options));
+    auto backend = make_cuda_backend(cuda_options);
+    backend_ = static_cast<const cuda::CudaBackend*>(backend.get());
+    engine_ = Engine::load(load, {}, std::move(backend));
   } catch (...) {
     std::remove(path_.c_str());
     throw;
@@ -165,6 +168,8 @@ RandomModel::RandomModel(const Options& options, const cuda::DeviceFacts& device
 }
 
 RandomModel::~RandomModel() { engine_->close(); }
+
+const std::string& RandomModel::why_not_recorded() const { return backend_->why_not_recorded(); }
 
 std::vector<int32_t> random_ids(int count, int vocabulary, unsigned seed) {
   std::mt19937 random(seed);

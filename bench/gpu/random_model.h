@@ -8,6 +8,10 @@
 #include "bench.h"
 #include "engine.h"
 
+namespace chai::cuda {
+class CudaBackend;
+}
+
 namespace chai::bench {
 
 /// 32 layers of 32 heads of 128, feed-forward 11008, vocabulary 32000; small where options.tiny.
@@ -40,12 +44,15 @@ class RandomModel {
   Engine& engine() const { return *engine_; }
   const Config& config() const { return config_; }
   double cache_tokens() const { return cache_tokens_; }  // that the page pool holds at full head count
+  /// Why steps are not replayed as graphs; empty while they are.
+  const std::string& why_not_recorded() const;
 
  private:
   void write_weights(LoadOptions& load);
   Config config_;
   std::string path_;  // the file of weights
   double cache_tokens_ = 0;
+  const cuda::CudaBackend* backend_ = nullptr;  // the engine's
   std::shared_ptr<Engine> engine_;
 };
 
