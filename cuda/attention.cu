@@ -46,7 +46,8 @@ Attention::Attention(const Config& config, int rows, int sequences, const Device
   s.first_group = DeviceArray<int32_t>(layers * size_t(s.workers), what);
   s.counts = DeviceArray<int32_t>(layers * size_t(sequences), what);
   s.arrived = DeviceArray<int32_t>(size_t(s.workers), what);
-  s.part_values = DeviceArray<float>(parts * decode_values * size_t(padded_head_size(config.head_dim)), "the attention's partial results");
+  s.part_values = DeviceArray<float>(parts * size_t(decode_values(config.head_dim) * padded_head_size(config.head_dim)),
+                                     "the attention's partial results");
   s.part_states = DeviceArray<float2>(parts, "the attention's partial results");
   s.staged_tiles = PinnedArray<PrefillTile>(size_t(rows), what);
   s.tiles = DeviceArray<PrefillTile>(size_t(rows), what);

@@ -1,6 +1,6 @@
 // Decode attention: few query rows against long caches, at the speed of memory. In: DecodePlan, rotated queries, pages.
 // Out: mixed[row][query head][head_dim]. Each block is a worker that reads one even share of all keys and values, in order; scores of a
-// group are computed once a token and weigh the rows of up to four V slots. Where a group spans workers the last of them merges the parts.
+// group are computed once a token and weigh the rows of up to eight V slots. Where a group spans workers the last of them merges the parts.
 //
 // Both products run on tensor cores with tokens (scores) or columns (values) as the 16 rows of a fragment and score rows as its 8 columns:
 // a warp then spends about one instruction on 64 bytes, whether one score row uses them or eight.
@@ -24,9 +24,11 @@ struct Sizes {
   static constexpr int steps = D / 16;                        // 16-column steps of a row
   static constexpr int blocks = (steps + warps - 1) / warps;  // 16-column blocks of a value row that one warp accumulates
   static constexpr int score_pitch = tokens + 4;
-  static constexpr int out_pitch = decode_values * D + 4;  // floats between two score rows of staged results
-  static constexpr size_t ring_bytes = size_t(stages) * tile * 2;
-  static_assert(ring_bytes >= sizeof(float) * decode_rows * (size_t(out_pitch) + most_workers), "results and weights reuse the ring");
+  static constexpr int values = decode_values(D);
+  static constexpr int out_pitch = values * D + 4;  // floats between two score rows of staged results
+  /// Results and weights of the merge reuse the ring.
+  static constexpr size_t ring_bytes =
+      std::max(size_t(stages) * tile * 2, sizeof(float) * decode_rows * (size_t(out_pitch) + most_workers));
 };
 
 /// Shared memory behind the ring.
@@ -61,21 +63,12 @@ struct Unit {
 template <class C, int D>
 struct TileStream {
   const DecodeGroup& group;
-  const unsigned char* pool;
-  uint64_t page_bytes;
-  int head_dim, first, end;  // keys wanted: [first, end)
+  int sliding_window;
   int tile, last, which = 0;
   int32_t page = 0;
 
-  __device__ TileStream(const DecodeGroup& group_, const StepView& view, const Geometry& g, const Unit& unit)
-      : group(group_),
-        pool(view.pool),
-        page_bytes(view.page_bytes),
-        head_dim(g.head_dim),
-        first(first_key(g.sliding_window, group_.position)),
-        end(group_.position + group_.count),
-        tile(group_.first_tile + unit.begin),
-        last(group_.first_tile + unit.end) {
+  __device__ TileStream(const DecodeGroup& group_, const Geometry& g, const Unit& unit)
+      : group(group_), sliding_window(g.sliding_window), tile(group_.first_tile + unit.begin), last(group_.first_tile + unit.end) {
     look_up();
   }
   __device__ void look_up() {
@@ -87,8 +80,10 @@ struct TileStream {
   __device__ void load_next(C* to) {
     if (tile < last) {
       const int token = tile * Sizes<D>::tokens;
-      const unsigned char* from = pool + uint64_t(page) * page_bytes + uint64_t(token % page_rows) * unsigned(head_dim) * 2;
-      load_tile<C, D>(to, from, head_dim, {first - token, end - token}, int(threadIdx.x), decode_threads);
+      const int head_dim = group.head_dim;
+      const TileRows wanted{first_key(sliding_window, group.position) - token, group.position + group.count - token};
+      const unsigned char* from = group.pool + uint64_t(page) * group.page_bytes + uint64_t(token % page_rows) * unsigned(head_dim) * 2;
+      load_tile<C, D>(to, from, head_dim, wanted, int(threadIdx.x), decode_threads);
       if (++which > group.value_count) which = 0, ++tile;
       look_up();
     }
@@ -116,7 +111,7 @@ struct Queries {
 /// What a warp keeps while it walks a unit's tiles. Score row lane / 4 for the softmax; rows 2 * (lane % 4) and the next for results.
 template <class C, int D>
 struct Running {
-  float out[decode_values][Sizes<D>::blocks][4];
+  float out[Sizes<D>::values][Sizes<D>::blocks][4];
   uint32_t weights[Sizes<D>::tokens / 16][2];
   float most = nothing, sum = 0;
 };
@@ -180,7 +175,7 @@ __device__ __forceinline__ void weigh_tile(const Shared<D>& shared, Running<C, D
   const float even = __shfl_sync(dev::all_lanes, factor, 8 * t), odd = __shfl_sync(dev::all_lanes, factor, 8 * t + 4);
   if (__all_sync(dev::all_lanes, factor == 1.0f)) return;
 #pragma unroll
-  for (int i = 0; i < decode_values; ++i)
+  for (int i = 0; i < Sizes<D>::values; ++i)
 #pragma unroll
     for (int b = 0; b < Sizes<D>::blocks; ++b) {
       running.out[i][b][0] *= even, running.out[i][b][2] *= even;
@@ -227,7 +222,7 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
   using S = Sizes<D>;
   const Geometry& g = a.geometry;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  TileStream<C, D> stream(group, *a.view, g, unit);
+  TileStream<C, D> stream(group, g, unit);
 #pragma unroll
   for (int i = 0; i < stages - 1; ++i) stream.load_next(ring + i * S::tile);
   note_heads<D>(a, group, shared);  // while the first tiles come
@@ -241,7 +236,7 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
   queries.load(query, g.head_dim);
   Running<C, D> running;
 #pragma unroll
-  for (int i = 0; i < decode_values; ++i)
+  for (int i = 0; i < S::values; ++i)
 #pragma unroll
     for (int b = 0; b < S::blocks; ++b)
 #pragma unroll
@@ -261,7 +256,7 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
   for (int tile = unit.begin; tile < unit.end; ++tile) {
     score_tile<C, D>(next_tile(), (group.first_tile + tile) * S::tokens, positions, g, queries, shared);
 #pragma unroll
-    for (int i = 0; i < decode_values; ++i) {
+    for (int i = 0; i < S::values; ++i) {
       if (i >= group.value_count) break;
       const C* values = next_tile();
       if (i == 0) weigh_tile<C, D>(shared, running);
@@ -272,7 +267,7 @@ __device__ __forceinline__ void walk(const DecodeArguments& a, const DecodeGroup
   __syncthreads();
   float* out = reinterpret_cast<float*>(ring);
 #pragma unroll
-  for (int i = 0; i < decode_values; ++i)
+  for (int i = 0; i < S::values; ++i)
 #pragma unroll
     for (int b = 0; b < S::blocks; ++b) {
       const int block = warp + b * warps;
@@ -296,10 +291,10 @@ template <int D>
 __device__ __forceinline__ bool leave_part(const DecodeArguments& a, const DecodeGroup& group, const Unit& unit, const float* out,
                                            Shared<D>& shared) {
   const int64_t part = part_of(unit, int(blockIdx.x));
-  float* values = a.parts.values + part * decode_rows * decode_values * D;
+  float* values = a.parts.values + part * decode_rows * Sizes<D>::values * D;
   const int rows = group.slot_count * group.count, width = group.value_count * D;
   for (int i = int(threadIdx.x); i < rows * width; i += decode_threads)
-    values[i / width * (decode_values * D) + i % width] = out[i / width * Sizes<D>::out_pitch + i % width];
+    values[i / width * (Sizes<D>::values * D) + i % width] = out[i / width * Sizes<D>::out_pitch + i % width];
   if (threadIdx.x < decode_rows)
     a.parts.states[part * decode_rows + threadIdx.x] = make_float2(shared.state[threadIdx.x][0], shared.state[threadIdx.x][1]);
   __threadfence();
@@ -335,18 +330,18 @@ __device__ __forceinline__ void merge_parts(const DecodeArguments& a, const Deco
     if (lane == 0) shared.state[row][1] = sum;
   }
   __syncthreads();
-  constexpr int at_once = 8;  // loads under way: fifty parts one after the other would take as long as the tiles before them
+  constexpr int at_once = 16;  // loads under way: fifty parts one after the other would take as long as the tiles before them
   const int width = group.value_count * D / 4;
   for (int i = int(threadIdx.x); i < rows * width; i += decode_threads) {
     const int row = i / width, column = i % width * 4;
-    const float* from = a.parts.values + int64_t(row) * decode_values * D + column;
+    const float* from = a.parts.values + int64_t(row) * Sizes<D>::values * D + column;
     float4 sum = make_float4(0, 0, 0, 0);
     for (int begin = 0; begin < unit.workers; begin += at_once) {
-      float4 part[at_once];
+      float4 part[at_once] = {};  // else it takes registers all through the kernel
 #pragma unroll
       for (int w = 0; w < at_once; ++w)
         if (begin + w < unit.workers) {
-          const int64_t place = part_of(unit, unit.first_worker + begin + w) * decode_rows * decode_values * D;
+          const int64_t place = part_of(unit, unit.first_worker + begin + w) * decode_rows * Sizes<D>::values * D;
           part[w] = __ldcg(reinterpret_cast<const float4*>(from + place));
         }
 #pragma unroll

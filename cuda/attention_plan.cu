@@ -16,7 +16,7 @@ struct HeadWork {
   int32_t* rank;          // [H] place of the value among its bundle's; -1: an earlier head of the bundle uses it
   __device__ HeadWork(int32_t* memory, int heads)
       : key_of_score(memory), bundle(memory + heads), value(memory + 2 * heads), rank(memory + 3 * heads) {}
-  __device__ bool leads(int h) const { return rank[h] >= 0 && rank[h] % decode_values == 0; }
+  __device__ bool leads(int h, int width) const { return rank[h] >= 0 && rank[h] % width == 0; }
 };
 
 __device__ bool is_decode(const SegmentRecord& segment) { return !segment.warm_up && segment.count <= decode_rows; }
@@ -54,31 +54,40 @@ __device__ void find_groups(const Geometry& g, const SegmentTables& tables, int 
   }
 }
 
-__device__ DecodeGroup describe(const StepView& view, const Geometry& g, const SegmentRecord& segment, const SegmentTables& tables,
-                                int layer, const HeadWork& work, int leader, int tokens) {
-  DecodeGroup group{};
+__device__ int first_tile(const Geometry& g, const SegmentRecord& segment, int tokens) {
+  return first_key(g.sliding_window, segment.position) / tokens;
+}
+__device__ int tiles_of(const Geometry& g, const SegmentRecord& segment, int tokens) {
+  return (segment.position + segment.count + tokens - 1) / tokens - first_tile(g, segment, tokens);
+}
+
+/// Writes a group where it belongs: lists that are indexed have no place in registers.
+__device__ void describe(const StepView& view, const Geometry& g, const SegmentRecord& segment, const SegmentTables& tables, int layer,
+                         const HeadWork& work, int leader, int width, int tokens, DecodeGroup& group) {
   const int bundle = work.bundle[leader], key = bundle >> 16, rank = work.rank[leader];
   const PageList keys = key_pages(view, g, segment, tables.scores_from, key);
+  group = {};
   group.key_ids = keys.ids, group.key_stride = int32_t(keys.stride);
   const int slots_at_once = max(1, decode_rows / segment.count);
-  int before = 0;
+  int before = 0, slots = 0, values = 0;
   for (int s = 0; s < tables.source[0]; ++s) {
     if (work.key_of_score[s] != key) continue;
-    if (before++ / slots_at_once == (bundle & 0xffff)) group.slots[group.slot_count++] = int16_t(s);
+    if (before++ / slots_at_once == (bundle & 0xffff)) group.slots[slots++] = int16_t(s);
   }
   for (int h = leader; h < g.heads; ++h) {
-    if (work.bundle[h] != bundle || work.rank[h] < rank || work.rank[h] >= rank + decode_values) continue;
-    const PageList values = value_pages(view, segment, layer, work.value[h]);
-    group.value_stride = int32_t(values.stride);
-    group.value_ids[group.value_count] = values.ids;
-    group.values[group.value_count++] = int16_t(work.value[h]);
+    if (work.bundle[h] != bundle || work.rank[h] < rank || work.rank[h] >= rank + width) continue;
+    const PageList pages = value_pages(view, segment, layer, work.value[h]);
+    group.value_stride = int32_t(pages.stride);
+    group.value_ids[values] = pages.ids;
+    group.values[values++] = int16_t(work.value[h]);
   }
+  group.slot_count = int16_t(slots), group.value_count = int16_t(values);
   group.own = tables.own;
+  group.pool = view.pool, group.page_bytes = view.page_bytes, group.head_dim = g.head_dim;
   group.row = segment.row, group.count = segment.count, group.position = segment.position;
   group.scores_from = tables.scores_from;
-  group.first_tile = first_key(g.sliding_window, segment.position) / tokens;
-  group.tiles = (segment.position + segment.count + tokens - 1) / tokens - group.first_tile;
-  return group;
+  group.first_tile = first_tile(g, segment, tokens);
+  group.tiles = tiles_of(g, segment, tokens);
 }
 
 /// Inclusive sum over the block's threads.
@@ -114,7 +123,21 @@ struct PlanArguments {
   Geometry geometry;
   DecodePlan plan;
   int32_t first_layer, tokens;
+  int32_t most_values;  // V slots of a group
 };
+
+/// V slots of this step's groups, the same in every thread. The keys of a slot are read once a group. In a step with much to read that is
+/// from device memory each time, hence wide groups. Shares of little are cut more evenly from narrow ones, and what is read twice lies in
+/// the L2 cache.
+__device__ int group_width(const PlanArguments& a, const StepView& view) {
+  int64_t tiles = 0;
+  for (int base = 0; base < view.segments; base += 32) {
+    const int i = base + int(threadIdx.x & 31);
+    if (i < view.segments && is_decode(view.segment[i])) tiles += tiles_of(a.geometry, view.segment[i], a.tokens);
+  }
+  for (int step = 16; step > 0; step /= 2) tiles += __shfl_xor_sync(dev::all_lanes, tiles, step);
+  return tiles * a.geometry.key_value_heads >= int64_t(wide_share) * a.plan.workers ? a.most_values : min(a.most_values, few_values);
+}
 
 __device__ void note_workers(const DecodeGroup& group, int64_t share, int workers, int index, int32_t* first_group) {
   const int64_t end = group.start + int64_t(group.tiles) * (1 + group.value_count);
@@ -122,7 +145,7 @@ __device__ void note_workers(const DecodeGroup& group, int64_t share, int worker
 }
 
 /// One block a layer.
-__global__ void __launch_bounds__(plan_threads) plan_kernel(PlanArguments a) {
+__global__ void __launch_bounds__(plan_threads, 1) plan_kernel(PlanArguments a) {
   DEV_DYN_SMEM(int32_t, memory);
   __shared__ int64_t warp_sums[plan_warps];
   const StepView& view = *a.view;
@@ -131,6 +154,7 @@ __global__ void __launch_bounds__(plan_threads) plan_kernel(PlanArguments a) {
   DecodeGroup* groups = a.plan.groups + int64_t(layer) * a.plan.capacity;
   int32_t* counts = a.plan.counts + int64_t(layer) * a.plan.sequences;
   HeadWork work(memory + warp * 4 * g.heads, g.heads);
+  const int width = group_width(a, view);
 
   // Decode segments in their order, counted by pass 0, described by pass 1. There is at most one a sequence.
   for (int pass = 0; pass < 2; ++pass) {
@@ -146,10 +170,10 @@ __global__ void __launch_bounds__(plan_threads) plan_kernel(PlanArguments a) {
       int at = pass == 0 ? 0 : counts[place];
       for (int base = 0; base < g.heads; base += 32) {
         const int h = base + lane;
-        const bool leads = h < g.heads && work.leads(h);
+        const bool leads = h < g.heads && work.leads(h, width);
         const uint32_t leaders = __ballot_sync(dev::all_lanes, leads);
         if (pass == 1 && leads)
-          groups[at + __popc(leaders & ((1u << lane) - 1))] = describe(view, g, segment, tables, layer, work, h, a.tokens);
+          describe(view, g, segment, tables, layer, work, h, width, a.tokens, groups[at + __popc(leaders & ((1u << lane) - 1))]);
         at += __popc(leaders);
       }
       if (pass == 0 && lane == 0) counts[place] = at;
@@ -167,7 +191,8 @@ __global__ void __launch_bounds__(plan_threads) plan_kernel(PlanArguments a) {
   const int64_t total = sums_before(
       count, warp_sums, [&](int i) { return int64_t(groups[i].tiles) * (1 + groups[i].value_count); },
       [&](int i, int64_t sum) { groups[i].start = sum; });
-  const int64_t share = max(int64_t(least_share), (total + a.plan.workers - 1) / a.plan.workers);
+  // A worker within a group has a tile of it at least: leave_part counts on that.
+  const int64_t share = max(int64_t(max(least_share, 1 + width)), (total + a.plan.workers - 1) / a.plan.workers);
   if (threadIdx.x == 0) header.total = total, header.share = share;
   int32_t* first_group = a.plan.first_group + int64_t(layer) * a.plan.workers;
   for (int i = int(threadIdx.x); i < count; i += plan_threads) note_workers(groups[i], share, a.plan.workers, i, first_group);
@@ -182,7 +207,7 @@ void plan_decode(const StepLaunch& step, const DecodePlan& plan, int first_layer
   with_head_size(step.geometry.head_dim, [&](auto size) { tokens = tile_tokens<decltype(size)::value>; });
   const size_t shared = size_t(plan_warps) * 4 * size_t(step.geometry.heads) * sizeof(int32_t);
   launch(plan_kernel, {unsigned(layers), plan_threads, shared, step.stream},
-         PlanArguments{step.view, step.geometry, plan, first_layer, tokens});
+         PlanArguments{step.view, step.geometry, plan, first_layer, tokens, decode_values(step.geometry.head_dim)});
 }
 
 }  // namespace chai::cuda

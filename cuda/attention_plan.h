@@ -7,25 +7,32 @@
 namespace chai::cuda {
 
 constexpr int decode_rows = 8;     // rows of a segment at most, and score rows of a unit of work
-constexpr int decode_values = 4;   // V slots of a unit of work
+constexpr int most_values = 8;     // V slots of a unit of work at most
+constexpr int few_values = 4;      // V slots of a unit in a step with little to read
 constexpr int most_workers = 768;  // blocks of the decode kernel
 constexpr int least_share = 6;     // tiles that a worker reads at least, K and V counted apart
+constexpr int wide_share = 32;     // tiles of values that dense heads would give a worker from which units take most_values
 constexpr int decode_threads = 128;
+
+/// V slots of a unit of work for this head size: as many as a thread has registers for. A K slot with more is read once for every so many.
+constexpr int decode_values(int head_dim) { return head_dim <= 128 ? most_values : few_values; }
 
 /// Score rows of one sequence that share a K slot, and the V slots they weigh; K and V are read once for all of them.
 /// Score row j is row j % count of the segment with the queries of slots[j / count].
 struct DecodeGroup {
-  const int32_t* key_ids;                   // page ids, block b at key_ids[b * stride]
-  const int32_t* value_ids[decode_values];  // likewise
-  const int32_t* own;                       // the layer's head table
-  int64_t start;                            // tiles (K and V counted apart) of all groups before this one
-  int32_t tiles, first_tile;                // runs of tile_tokens positions: [first_tile, first_tile + tiles)
-  int32_t row, count, position;             // of the segment
-  int32_t scores_from;
+  const int32_t* key_ids;                 // page ids, block b at key_ids[b * stride]
+  const int32_t* value_ids[most_values];  // likewise
+  const int32_t* own;                     // the layer's head table
+  const unsigned char* pool;  // as page_bytes and head_dim: a worker keeps its group in shared memory, and has few registers left
+  uint64_t page_bytes;
+  int64_t start;                 // tiles (K and V counted apart) of all groups before this one
+  int32_t tiles, first_tile;     // runs of tile_tokens positions: [first_tile, first_tile + tiles)
+  int32_t row, count, position;  // of the segment
+  int32_t scores_from, head_dim;
   int32_t key_stride, value_stride;
   int16_t slot_count, value_count;
   int16_t slots[decode_rows];
-  int16_t values[decode_values];
+  int16_t values[most_values];
 };
 
 /// A layer's decode work, cut evenly: worker w reads the tiles [w * share, (w + 1) * share) of `total`.
@@ -44,7 +51,7 @@ struct DecodePlan {
 
 /// What a unit that shares its group with other workers leaves for the last of them: two a worker.
 struct DecodeParts {
-  float* values;     // [2 * workers][decode_rows][decode_values][head size]
+  float* values;     // [2 * workers][decode_rows][decode_values(head size)][head size]
   float2* states;    // [2 * workers][decode_rows] largest score (times log2 e), sum of weights
   int32_t* arrived;  // [workers] units of the group that begins in this worker, zero between launches
 };

@@ -12,7 +12,6 @@ const families = ['decode_kernel', 'prefill_kernel', 'gemv', 'gemm'];
  * needs its line here must lose it.
  */
 const exceptions = [
-  { kernel: 'plan_kernel', bytes: 128, why: 'a list that is indexed; one block a step' },
   { kernel: 'rotary', bytes: 64, why: 'sine and cosine of large angles; once a step' },
   { kernel: 'draw_kernel', bytes: 128, why: 'lists that are indexed; one block a sequence' },
   {
