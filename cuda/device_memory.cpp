@@ -1,4 +1,4 @@
-// Owned device and pinned memory; see memory.h.
+// Owned device and pinned memory; see device_memory.h.
 #include "device_memory.h"
 
 #include "error.h"
