@@ -272,4 +272,14 @@ class AttentionCase {
   std::unique_ptr<StepArena> arena_;
 };
 
+/// Two prompts that cross the end of their warm-up, one of them whole, beside a decode row.
+inline void add_mixed_step(AttentionCase& c) {
+  const int first = c.add_sequence(HeadKind::clustered, true), second = c.add_sequence(HeadKind::clustered, true);
+  c.add_segment(first, 0, 8, true);
+  c.add_segment(first, 8, 70);  // the rest of the prompt, in the same step
+  c.add_segment(second, 5, 3, true);
+  c.add_segment(second, 8, 4);
+  c.add_segment(c.add_sequence(HeadKind::dense), 99, 1);
+}
+
 }  // namespace chai::cuda

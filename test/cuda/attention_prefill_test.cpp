@@ -65,12 +65,7 @@ TEST(cuda_attention_mixed_step_with_warm_up) {
   for (unsigned seed = 0; seed < 4; ++seed) {
     set_schedule(seed);
     AttentionCase c(attention_config(4, seed % 2 ? 2 : 4, 64), f16, f16, 30 + seed);
-    const int first = c.add_sequence(HeadKind::clustered, true), second = c.add_sequence(HeadKind::clustered, true);
-    c.add_segment(first, 0, 8, true);
-    c.add_segment(first, 8, 70);  // the rest of the prompt, in the same step
-    c.add_segment(second, 5, 3, true);
-    c.add_segment(second, 8, 4);
-    c.add_segment(c.add_sequence(HeadKind::dense), 99, 1);
+    add_mixed_step(c);
     c.build();
     CHECK(c.error(c.run()) <= 1);
   }
