@@ -328,12 +328,14 @@ TEST(a_fork_cancelled_as_another_sequence_of_its_step_fails_stays_whole) {
   TinyModel model(tiny_config());
   const HeadPlan plan = dense_plan(model.options.config);
   auto backend = std::make_unique<ExhaustedBackend>();
-  std::promise<void> gate;
-  std::shared_future<void> opened = gate.get_future().share();
+  std::promise<void> began, gate;
+  const auto opened = gate.get_future().share();
   std::atomic<bool> waits = false;
   std::shared_ptr<Job> cancelled;
-  backend->on_begin = [&, opened] {
-    if (waits) opened.wait();
+  backend->on_begin = [&] {
+    if (!waits.exchange(false)) return;
+    began.set_value();
+    opened.wait();
   };
   backend->on_refusal = [&] { cancelled->cancel(); };
   const auto exhausted = backend->exhausted;
@@ -348,6 +350,7 @@ TEST(a_fork_cancelled_as_another_sequence_of_its_step_fails_stays_whole) {
   waits = true;
   std::promise<EvaluateOutcome> first, second, third;
   const auto step = busy->evaluate({2}, EvaluateResult::none, [&](EvaluateOutcome outcome) { first.set_value(std::move(outcome)); });
+  began.get_future().wait();  // the other two wait for this step and share the next one
   const auto fails = poor->evaluate({3}, EvaluateResult::none, [&](EvaluateOutcome outcome) { second.set_value(std::move(outcome)); });
   cancelled = fork->evaluate({4}, EvaluateResult::none, [&](EvaluateOutcome outcome) { third.set_value(std::move(outcome)); });
   *exhausted = true;
