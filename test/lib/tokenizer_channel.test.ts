@@ -60,19 +60,12 @@ test('a template that computes for long does not hold up the event loop', () =>
     { chatTemplateFile: '{% for i in range(3) %}{% for j in range(100000) %}{% if j == 5 %}{% endif %}{% endfor %}{% endfor %}Hi' },
     async (channel) => {
       await channel.load();
-      let [last, longest] = [performance.now(), 0];
-      const timer = setInterval(() => {
-        longest = Math.max(longest, performance.now() - last);
-        last = performance.now();
-      }, 1);
-      const start = performance.now();
+      let turns = 0;
+      const timer = setInterval(() => turns++, 1);
       const ids = await channel.encodeChat([{ role: 'user', content: '' }]);
-      const took = performance.now() - start;
-      longest = Math.max(longest, performance.now() - last);
       clearInterval(timer);
       assert.equal(ids, Int32Array.of(41, 74));
-      assert.ok(took > 50, `too quick to tell: ${took} ms`);
-      assert.ok(longest < took / 2, `${longest} of ${took} ms`);
+      assert.ok(turns >= 5, `the event loop turned ${turns} times`); // once, were the template computed on it
     },
   ));
 
