@@ -5,7 +5,7 @@
 set(CHAI_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING "As CMAKE_CUDA_ARCHITECTURES")
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS cuda/*.cu)
-set(cuda_host_sources cuda/block_pool.cpp cuda/device_memory.cpp cuda/upload.cpp)
+set(cuda_host_sources cuda/block_pool.cpp cuda/device_memory.cpp cuda/nvml.cpp cuda/upload.cpp)
 
 option(CHAI_KERNELS "Compile the kernels: for the device where there is an nvcc, and for the host with CHAI_TESTS" ON)
 set(with_cuda OFF)

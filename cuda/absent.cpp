@@ -14,7 +14,7 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
               "device 'cuda:" + std::to_string(options.device) + "' cannot be used: " + reason + "; use device 'cpu' or 'auto'");
 }
 
-std::vector<Device> cuda_devices() {
+std::vector<Device> cuda_devices(const std::string&) {
   Device device;
   device.id = "cuda";
   device.name = "NVIDIA CUDA";

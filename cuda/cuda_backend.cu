@@ -287,39 +287,54 @@ void CudaBackend::finish(Step& step) {
 namespace chai {
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
-  std::string why_none;
-  const std::vector<cuda::DeviceFacts> found = cuda::find_devices(why_none);
   const auto refuse = [&](const std::string& reason) {
     throw Error(Code::device_unavailable,
                 "device 'cuda:" + std::to_string(options.device) + "' cannot be used: " + reason + "; use device 'cpu' or 'auto'");
   };
-  if (found.empty()) refuse(why_none);
-  if (options.device < 0 || options.device >= int(found.size()))
-    refuse("there are " + std::to_string(found.size()) + " CUDA devices, numbered from 0");
-  if (!found[size_t(options.device)].reason.empty()) refuse(found[size_t(options.device)].reason);
+  std::string why_none;
+  const int count = cuda::count_devices(why_none);
+  if (count == 0) refuse(why_none);
+  if (options.device < 0 || options.device >= count) refuse("there are " + std::to_string(count) + " CUDA devices, numbered from 0");
+  const cuda::DeviceFacts facts = cuda::open_device(options.device);
+  if (!facts.reason.empty()) refuse(facts.reason);
   if (options.compute == Element::float32) throw Error(Code::option_invalid, "a CUDA device computes in float16 or bfloat16");
-  return std::make_unique<cuda::CudaBackend>(options, found[size_t(options.device)]);
+  return std::make_unique<cuda::CudaBackend>(options, facts);
 }
 
-std::vector<Device> cuda_devices() {
+namespace {
+
+Device entry(const cuda::DeviceFacts& facts) {
+  Device device;
+  device.id = "cuda:" + std::to_string(facts.index);
+  device.name = facts.name;
+  device.reason = facts.reason;
+  device.total_bytes = facts.total_bytes, device.free_bytes = facts.free_bytes;
+  device.detail = "compute capability " + std::to_string(facts.capability / 10) + "." + std::to_string(facts.capability % 10) + ", " +
+                  std::to_string(facts.processors) + " multiprocessors";
+  return device;
+}
+
+}  // namespace
+
+std::vector<Device> cuda_devices(const std::string& wish) {
   std::string why_none;
-  std::vector<Device> out;
-  for (const cuda::DeviceFacts& facts : cuda::find_devices(why_none)) {
-    Device device;
-    device.id = "cuda:" + std::to_string(facts.index);
-    device.name = facts.name;
-    device.reason = facts.reason;
-    device.total_bytes = facts.total_bytes, device.free_bytes = facts.free_bytes;
-    device.detail = "compute capability " + std::to_string(facts.capability / 10) + "." + std::to_string(facts.capability % 10) + ", " +
-                    std::to_string(facts.processors) + " multiprocessors";
-    out.push_back(device);
+  const int count = cuda::count_devices(why_none);
+  if (count == 0) {
+    Device none;
+    none.id = "cuda";
+    none.name = "NVIDIA CUDA";
+    none.reason = why_none;
+    return {none};
   }
-  if (!out.empty()) return out;
-  Device none;
-  none.id = "cuda";
-  none.name = "NVIDIA CUDA";
-  none.reason = why_none;
-  return {none};
+  std::vector<Device> found;
+  if (wish.empty()) {
+    for (int i = 0; i < count; ++i) found.push_back(entry(cuda::describe_device(i)));
+  } else if (wish == "auto") {
+    for (int i = 0; i < count && (found.empty() || !found.back().reason.empty()); ++i) found.push_back(entry(cuda::open_device(i)));
+  } else if (cuda_index(wish) < count) {
+    found.push_back(entry(cuda::open_device(cuda_index(wish))));
+  }
+  return found;
 }
 
 }  // namespace chai

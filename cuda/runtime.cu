@@ -1,5 +1,6 @@
 // The CUDA runtime behind runtime.h. In: its calls. Out: cudart's, every failure as a chai::Error.
 #include "error.h"
+#include "nvml.h"
 #include "runtime.h"
 
 namespace chai::cuda {
@@ -10,37 +11,50 @@ cudaEvent_t native(Event event) { return reinterpret_cast<cudaEvent_t>(event); }
 
 std::string version(int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); }
 
-DeviceFacts facts_of(int index) {
+struct Described {
   DeviceFacts facts;
+  cudaUUID_t uuid{};
+};
+
+/// What the driver says of a device that may be asleep; all but its free memory.
+Described facts_of(int index) {
+  Described described;
+  DeviceFacts& facts = described.facts;
   facts.index = index;
   cudaDeviceProp properties{};
   if (const cudaError_t status = cudaGetDeviceProperties(&properties, index); status != cudaSuccess) {
     facts.name = "CUDA device " + std::to_string(index);
     facts.reason = std::string("the driver cannot describe it: ") + cudaGetErrorString(status);
     cudaGetLastError();
-    return facts;
+    return described;
   }
+  described.uuid = properties.uuid;
   facts.name = properties.name;
   facts.capability = properties.major * 10 + properties.minor;
   facts.processors = properties.multiProcessorCount;
   facts.shared_bytes = properties.sharedMemPerBlockOptin;
   facts.l2_bytes = uint64_t(properties.l2CacheSize);
   facts.total_bytes = properties.totalGlobalMem;
-  if (facts.capability < 80) {
+  int mode = cudaComputeModeDefault;
+  cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, index);
+  if (facts.capability < 80)
     facts.reason = "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) +
                    " is too low; 8.0 (Ampere) or later is needed";
-    return facts;
-  }
+  else if (mode == cudaComputeModeProhibited)
+    facts.reason = "its compute mode forbids programs; `nvidia-smi -c DEFAULT` allows them";
+  return described;
+}
+
+void open(DeviceFacts& facts) {
   int before = 0;
   cudaGetDevice(&before);
   size_t free_bytes = 0, total_bytes = 0;
-  cudaError_t status = cudaSetDevice(index);
+  cudaError_t status = cudaSetDevice(facts.index);
   if (status == cudaSuccess) status = cudaMemGetInfo(&free_bytes, &total_bytes);
   if (status != cudaSuccess) facts.reason = std::string("it cannot be opened: ") + cudaGetErrorString(status);
   facts.free_bytes = free_bytes;
   cudaGetLastError();
   cudaSetDevice(before);
-  return facts;
 }
 
 /// After these no call of the process on the device succeeds any more, whatever it closes and loads again.
@@ -72,7 +86,7 @@ void check(cudaError_t status, const char* what) {
                                                              : "; close the model and load it again, or use device 'cpu'"));
 }
 
-std::vector<DeviceFacts> find_devices(std::string& why_none) {
+int count_devices(std::string& why_none) {
   int count = 0, driver = 0, runtime = 0;
   cudaRuntimeGetVersion(&runtime);
   cudaDriverGetVersion(&driver);
@@ -85,9 +99,26 @@ std::vector<DeviceFacts> find_devices(std::string& why_none) {
         "the NVIDIA driver supports CUDA " + version(driver) + ", but " + version(runtime / 1000 * 1000) + " is needed; update the driver";
   else if (status != cudaSuccess || count == 0)
     why_none = std::string("the driver finds no device: ") + cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status);
-  std::vector<DeviceFacts> found;
-  for (int i = 0; why_none.empty() && i < count; ++i) found.push_back(facts_of(i));
-  return found;
+  return why_none.empty() ? count : 0;
+}
+
+DeviceFacts describe_device(int index) {
+  Described described = facts_of(index);
+  DeviceFacts& facts = described.facts;
+  if (!facts.reason.empty()) return facts;
+  static const std::optional<NvmlCalls> nvml = open_nvml();
+  const auto free_bytes = nvml ? free_bytes_by_nvml(*nvml, reinterpret_cast<const unsigned char*>(described.uuid.bytes)) : std::nullopt;
+  if (free_bytes)
+    facts.free_bytes = *free_bytes;
+  else
+    open(facts);
+  return facts;
+}
+
+DeviceFacts open_device(int index) {
+  DeviceFacts facts = facts_of(index).facts;
+  if (facts.reason.empty()) open(facts);
+  return facts;
 }
 
 void use_device(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }

@@ -30,8 +30,12 @@ struct DeviceFacts {
   uint64_t l2_bytes = 0;
 };
 
-/// Devices found. Without a usable driver: none, and `why_none` says what is missing and what would mend it.
-std::vector<DeviceFacts> find_devices(std::string& why_none);
+/// Devices there are. Without a usable driver: none, and `why_none` says what is missing and what would mend it.
+int count_devices(std::string& why_none);
+/// Leaves the device asleep where its free memory is known without: an opened one keeps some hundred MB until the process ends.
+DeviceFacts describe_device(int index);
+/// Opens the device; `free_bytes` is what is left then. `reason` says why where it does not open.
+DeviceFacts open_device(int index);
 /// Makes a device current on the calling thread.
 void use_device(int index);
 void memory_of_device(uint64_t& free_bytes, uint64_t& total_bytes);

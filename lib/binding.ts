@@ -255,10 +255,13 @@ export interface NativeDevice {
 export interface NativeBinding {
   /** `onProgress` is called on the event loop with bytes read and bytes in all. `job.cancel()` rejects with ABORTED. */
   load(options: NativeLoadOptions, job: NativeCancel, onProgress?: (done: number, total: number) => void): Promise<NativeModel>;
-  /** May take a while where there is a GPU: its driver is asked. */
+  /** All. May take a while where there is a GPU: its driver is asked. */
   devices(): NativeDevice[];
-  /** The same on a thread. */
-  findDevices(): Promise<NativeDevice[]>;
+  /**
+   * On a thread: the CPU, and the devices that the option `device` of a model may mean. A GPU among them is opened, so that `freeBytes` is
+   * what is left with that; others sleep on.
+   */
+  findDevices(device: string): Promise<NativeDevice[]>;
   /** Bytes of host memory that may still be taken; limits of control groups count. */
   availableBytes(): number;
   /** Clusters one layer from features; the function behind the online phase, exposed for tools and tests. `features`: [heads x length]. */

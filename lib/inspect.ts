@@ -33,7 +33,9 @@ export interface ModelInfo {
 }
 
 /**
- * Devices this build can name, and why those that cannot be used cannot.
+ * Devices this build can name, and why those that cannot be used cannot. GPUs are not opened for it (`freeBytes` is then what
+ * `nvidia-smi` would say), but where the driver's management library (NVML) is missing: there each keeps some hundred MB of its memory
+ * until the process ends.
  * @throws {ChaiError} ADDON_UNAVAILABLE
  */
 export function devices(): Device[] {

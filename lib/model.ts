@@ -71,7 +71,7 @@ async function load(directory: string, options: CheckedLoadOptions): Promise<Mod
   let architecture = readArchitecture(files, options.contextLength);
   const plan = await resolveAttention(options.attention, architecture.config, files.headPlan);
   throwIfAborted(options.signal);
-  const found = await native.findDevices();
+  const found = await native.findDevices(options.device);
   const device = chooseDevice(options.device, found);
   if (options.device === 'auto' && device === 'cpu') await warnOfUnusedGpu(found);
   const cacheType = options.cacheType === 'auto' ? defaultCacheType(architecture, device) : options.cacheType;

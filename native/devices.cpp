@@ -30,9 +30,10 @@ Device cpu_device() {
 
 }  // namespace
 
-std::vector<Device> devices() {
+std::vector<Device> devices(const std::string& wish) {
   std::vector<Device> found = {cpu_device()};
-  for (Device& device : cuda_devices()) found.push_back(std::move(device));
+  if (wish == "cpu") return found;
+  for (Device& device : cuda_devices(wish)) found.push_back(std::move(device));
   return found;
 }
 

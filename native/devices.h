@@ -14,7 +14,8 @@ struct Device {
   std::string detail;  // CPU: instruction set chosen and physical cores
 };
 
-/// Where no CUDA device can be used, one entry "cuda" says why.
-std::vector<Device> devices();
+/// Where no CUDA device can be used, one entry "cuda" says why. `wish`, as the option `device` of a model: only what it may mean is asked,
+/// and a GPU that it cannot mean sleeps on. Without one: all, and none is opened for it where that can be avoided.
+std::vector<Device> devices(const std::string& wish = "");
 
 }  // namespace chai

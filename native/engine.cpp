@@ -272,7 +272,7 @@ std::unique_ptr<Backend> make_backend(const LoadOptions& options) {
   if (options.cache_type == Element::float32)
     throw Error(Code::option_invalid, "cacheType 'float32' is for the CPU; on a CUDA device use 'float16' or 'bfloat16'");
   CudaOptions cuda;
-  if (options.device.size() > 5) cuda.device = std::atoi(options.device.c_str() + 5);  // "cuda:N", checked where it came in
+  cuda.device = cuda_index(options.device);  // checked where it came in
   cuda.compute = compute_type(options);
   return make_cuda_backend(cuda);
 }

@@ -1,6 +1,8 @@
 // The CUDA half of the engine as the rest sees it. A build without nvcc links cuda/absent.cpp instead of the backend, with the same names.
 #pragma once
+#include <cstdlib>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backend.h"
@@ -20,7 +22,11 @@ struct CudaOptions {
 /// Throws device_unavailable with the cause: no such device, no driver, driver too old, compute capability too low, no CUDA in this build.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
-/// Every CUDA device, unusable ones with the reason; one entry "cuda" with the reason when the driver cannot be used at all.
-std::vector<Device> cuda_devices();
+/// N of "cuda:N"; 0 of "cuda".
+inline int cuda_index(const std::string& id) { return id.size() > 5 ? std::atoi(id.c_str() + 5) : 0; }
+
+/// Every CUDA device, unusable ones with the reason; one entry "cuda" with the reason when the driver cannot be used at all. With a wish,
+/// "cuda", "cuda:N" or "auto", that device alone, or those up to the first that can be used: these are opened, which takes memory there.
+std::vector<Device> cuda_devices(const std::string& wish);
 
 }  // namespace chai

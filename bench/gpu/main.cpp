@@ -114,17 +114,19 @@ int main(int count, char** arguments) {
     if (!logits && !sections.count(name)) return usage();
   try {
     std::string why_none;
-    const auto devices = cuda::find_devices(why_none);
-    const bool there = options.device >= 0 && options.device < int(devices.size());
-    if (!there || !devices[size_t(options.device)].reason.empty()) {
-      const std::string why = there ? devices[size_t(options.device)].reason : devices.empty() ? why_none : "there are fewer devices";
-      std::fprintf(stderr, "no usable CUDA device %d: %s\n", options.device, why.c_str());
+    cuda::DeviceFacts device;
+    if (const int count = cuda::count_devices(device.reason); options.device >= 0 && options.device < count)
+      device = cuda::open_device(options.device);
+    else if (count > 0)
+      device.reason = "there are " + std::to_string(count);
+    if (!device.reason.empty()) {
+      std::fprintf(stderr, "no usable CUDA device %d: %s\n", options.device, device.reason.c_str());
       return 1;
     }
     cuda::use_device(options.device);
-    if (logits) return bench::write_logits(names[1], devices[size_t(options.device)]);
+    if (logits) return bench::write_logits(names[1], device);
     for (const std::string& name : names)
-      if (const int status = run(name, options, devices[size_t(options.device)])) return status;
+      if (const int status = run(name, options, device)) return status;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "failed: %s\n", error.what());
     return 1;

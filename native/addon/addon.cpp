@@ -41,10 +41,12 @@ napi_value available_bytes(napi_env env, napi_callback_info) noexcept {
 napi_value find_devices(napi_env env, napi_callback_info raw) noexcept {
   return promised(env, [&]() -> napi_value {
     using Found = Job<std::vector<Device>>;
-    const std::shared_ptr<Environment> environment = Environment::of(Napi::CallbackInfo(env, raw).Env());
+    const Napi::CallbackInfo info(env, raw);
+    const std::shared_ptr<Environment> environment = Environment::of(info.Env());
+    const std::string wish = to_text(info[0], "device", Code::option_invalid);
     const auto job = Found::create(*environment, [](Napi::Env at, std::vector<Device>& found) { return device_array(at, found); });
     const napi_value promise = job->promise();
-    Found::run(job, *environment, [] { return devices(); });
+    Found::run(job, *environment, [wish] { return devices(wish); });
     return promise;
   });
 }

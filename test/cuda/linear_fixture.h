@@ -69,9 +69,8 @@ struct Buffer {
 
 inline DeviceFacts first_device() {
   std::string why_none;
-  const std::vector<DeviceFacts> found = find_devices(why_none);
-  if (found.empty()) throw std::runtime_error(why_none);
-  return found[0];
+  if (count_devices(why_none) == 0) throw std::runtime_error(why_none);
+  return open_device(0);
 }
 
 /// A config of odd sizes: nothing divides by 8.

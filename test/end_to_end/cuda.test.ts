@@ -6,6 +6,7 @@ import path from 'node:path';
 import type * as Library from 'chai-llm';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { NativeBinding } from '../../lib/binding';
 import { modelPath, readReference, relativeError, root } from './fixtures';
 
 const folder = path.join(root, '.cmake-tests', 'simt');
@@ -48,6 +49,21 @@ test('the GPU is listed, and taken by default', async ({ cuda }) => {
   const byDefault = await loadModel(modelPath(name), { cacheTokens: 1024 });
   assert.is(byDefault.device, 'cuda:0');
   await byDefault.close();
+});
+
+test('a GPU that a load cannot mean is not asked', async () => {
+  const { native } = require(path.join(folder, 'dist', 'binding')) as { native: NativeBinding };
+  for (const [wish, ids] of [
+    ['cpu', ['cpu']],
+    ['auto', ['cpu', 'cuda:0']],
+    ['cuda', ['cpu', 'cuda:0']],
+    ['cuda:1', ['cpu']],
+  ] as const)
+    assert.equal(
+      (await native.findDevices(wish)).map(({ id }) => id),
+      ids,
+      wish,
+    );
 });
 
 test('logits are those of the reference', async ({ cuda }) => {

@@ -140,6 +140,13 @@ test('devices lists the CPU first', () => {
   assert.ok(cpu && cpu.name.length > 0 && cpu.detail.length > 0 && cpu.totalBytes >= cpu.freeBytes && cpu.freeBytes > 0);
 });
 
+test('a wish for a device asks that one alone', async () => {
+  const idsOf = async (wish: string) => (await native.findDevices(wish)).map(({ id }) => id);
+  assert.equal(await idsOf('cpu'), ['cpu']);
+  assert.equal((await idsOf('auto'))[0], 'cpu');
+  assert.is(await codeOf(() => native.findDevices(3 as unknown as string)), 'OPTION_INVALID');
+});
+
 test('clusterHeads groups equal heads', () => {
   const plan = { clusters: 2, clustering: 'kmeans', headGroups: 1, keyValueHeads: 4, keyHeads: 0 } as const;
   const features = Float64Array.from([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1]);
