@@ -55,6 +55,7 @@ __device__ __forceinline__ void load_tile(C* to, const unsigned char* from, int 
     return;
   }
   const C* elements = reinterpret_cast<const C*>(from);
+#pragma unroll 1
   for (int i = thread; i < tile_tokens<D> * D; i += threads) {
     const int row = i / D, column = i % D;
     const bool ok = row >= rows.low && row < rows.high && column < head_dim;

@@ -17,7 +17,9 @@ struct Sizes {
   static constexpr int threads = warps * 32, rows = warps * 16;
   static constexpr int tokens = tile_tokens<D>, pitch = tile_pitch<D>;
   /// Of the queries and the tiles.
-  __device__ __host__ static size_t tile_bytes(int values, int stages) { return size_t(rows + stages * (1 + values) * tokens) * pitch * 2; }
+  __device__ __host__ static constexpr size_t tile_bytes(int values, int stages) {
+    return size_t(rows + stages * (1 + values) * tokens) * pitch * 2;
+  }
 };
 
 /// Query rows as a tile. Rows behind the segment are zero.
@@ -32,6 +34,7 @@ __device__ __forceinline__ void load_queries(C* to, const C* from, int64_t pitch
     }
     return;
   }
+#pragma unroll 1
   for (int i = int(threadIdx.x); i < S::rows * D; i += S::threads) {
     const int row = i / D, column = i % D;
     to[row * S::pitch + column] = row < rows && column < head_dim ? from[row * pitch + column] : dev::from_float<C>(0.0f);
@@ -125,21 +128,43 @@ __device__ __forceinline__ void add_values(const C* values, const uint32_t (&wei
     }
 }
 
-/// The lane's results go to every head that uses this score slot and V slot.
-template <int D>
-__device__ __forceinline__ void write_mixed(uint16_t* row, Element type, const float (&out)[D / 8][4], int half, float factor,
-                                            int head_dim) {
+/// The results of a warp's rows go to shared memory, one value slot after the other, in the type that they are wanted in.
+template <int D, int R>
+__device__ __forceinline__ void put_aside(uint16_t* to, Element type, const Running<D, R>& running) {
+  const int lane = threadIdx.x & 31;
 #pragma unroll
-  for (int n = 0; n < D / 8; ++n) {
-    const int column = n * 8 + 2 * (threadIdx.x & 3);
-    const float low = out[n][2 * half] * factor, high = out[n][2 * half + 1] * factor;
-    if (head_dim % 2 == 0) {
-      if (column < head_dim) *reinterpret_cast<uint32_t*>(row + column) = pack2_as(type, low, high);
-    } else {
-      if (column < head_dim) row[column] = narrow_as(type, low);
-      if (column + 1 < head_dim) row[column + 1] = narrow_as(type, high);
-    }
+  for (int half = 0; half < 2; ++half) {
+    float sum = running.sum[half];
+    sum += __shfl_xor_sync(dev::all_lanes, sum, 1);
+    sum += __shfl_xor_sync(dev::all_lanes, sum, 2);
+    const float factor = 1 / sum;
+    uint16_t* const row = to + (half * 8 + (lane >> 2)) * tile_pitch<D> + 2 * (lane & 3);
+#pragma unroll
+    for (int i = 0; i < R; ++i)
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n) {
+        const float(&four)[4] = running.out[i][n];
+        *reinterpret_cast<uint32_t*>(row + i * 16 * tile_pitch<D> + n * 8) =
+            pack2_as(type, four[2 * half] * factor, four[2 * half + 1] * factor);
+      }
   }
+}
+
+/// Up to 16 rows that lie aside, to one head of mixed. By one warp.
+template <int D>
+__device__ __forceinline__ void write_mixed(uint16_t* to, int64_t pitch, const uint16_t* from, int rows, int head_dim) {
+  const int lane = threadIdx.x & 31;
+  if (head_dim % 8 == 0) {
+    for (int i = lane; i < rows * (D / 8); i += 32) {
+      const int row = i / (D / 8), column = i % (D / 8) * 8;
+      if (column < head_dim)
+        *reinterpret_cast<uint4*>(to + row * pitch + column) = *reinterpret_cast<const uint4*>(from + row * tile_pitch<D> + column);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = lane; i < rows * D; i += 32)
+    if (i % D < head_dim) to[i / D * pitch + i % D] = from[i / D * tile_pitch<D> + i % D];
 }
 
 /// The tiles of keys and values of a walk: page ids are read one tile ahead of their use.
@@ -169,17 +194,22 @@ struct TileStream {
   /// Starts the copy of a tile of keys and of every value's, one behind the other.
   __device__ __forceinline__ void load(C* to, int tile) {
     if (tile < end_tile) {
-      copy(to, key_page, tile * S::tokens);
+#pragma unroll 1
+      for (int i = 0; i <= values; ++i) {
+        int32_t page = key_page;
 #pragma unroll
-      for (int i = 0; i < R; ++i)
-        if (i < values) copy(to + (1 + i) * S::tokens * S::pitch, value_page[i], tile * S::tokens);
+        for (int v = 0; v < R; ++v)
+          if (i == v + 1) page = value_page[v];
+        copy(to + i * S::tokens * S::pitch, page, tile * S::tokens);
+      }
       look_up(tile + 1);
     }
     dev::cp_async_commit();
   }
 };
 
-/// All tiles of keys in order. With two stages the next tile comes while this one is computed, and warps meet once a tile.
+/// All tiles of keys in order. With two stages the next tile comes while this one is computed, and warps meet once a tile: the walk then
+/// begins with a tile before the first, which is only there to ask for the first.
 template <class C, int D, int R>
 __device__ __forceinline__ void walk(const PrefillArguments& a, const Extent& extent, const PageList& key_list,
                                      const PageList (&value_list)[R], int values, C* queries, Running<D, R>& running) {
@@ -190,43 +220,44 @@ __device__ __forceinline__ void walk(const PrefillArguments& a, const Extent& ex
   const int first_tile = extent.first / S::tokens, end_tile = (extent.end + S::tokens - 1) / S::tokens;
   TileStream<C, D, R> stream{a, *a.view, extent, key_list, value_list, values, end_tile};
   stream.look_up(first_tile);
-  stream.load(tiles, first_tile);  // with the queries
 
   const bool live = warp * 16 < extent.rows;  // a warp behind the last row only helps to copy
   const int position = extent.position + warp * 16 + (lane >> 2);
   const float scale = a.geometry.attention_scale * dev::log2_e;
-  int at = 0;  // stage in use
-  for (int tile = first_tile; tile < end_tile; ++tile) {
-    dev::cp_async_wait<0>();
-    __syncthreads();  // the tile is there for all, and all are done with the one before it
-    const C* keys = tiles + at * stage;
-    if (a.stages == 2) {
-      at ^= 1;
-      stream.load(tiles + at * stage, tile + 1);
-    }
-    if (live && tile * S::tokens <= extent.position + warp * 16 + 15) {
-      float scores[S::tokens / 8][4];
-      uint32_t weights[S::tokens / 16][4];
-      multiply_keys<C, D>(queries, keys, scores);
-      weigh<D, R>(scores, tile * S::tokens, position, a.geometry.sliding_window, scale, running);
-#pragma unroll
-      for (int step = 0; step < S::tokens / 16; ++step)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          weights[step][e] = dev::pack2<C>(scores[2 * step + e / 2][e % 2 * 2], scores[2 * step + e / 2][e % 2 * 2 + 1]);
-#pragma unroll
-      for (int i = 0; i < R; ++i)
-        if (i < values) add_values<C, D>(keys + (1 + i) * S::tokens * S::pitch, weights, running.out[i]);
-    }
-    if (a.stages == 1) {
+  const int ahead = a.stages - 1;
+  int at = 0;  // stage that is filled next
+  for (int tile = first_tile - ahead; tile < end_tile; ++tile) {
+    if (ahead) dev::cp_async_wait<0>();
+    __syncthreads();  // all are done with the tile before this one, and with two stages this one is there for all
+    stream.load(tiles + at * stage, tile + ahead);
+    at ^= ahead;
+    if (!ahead) {
+      dev::cp_async_wait<0>();
       __syncthreads();
-      stream.load(tiles, tile + 1);
     }
+    if (tile < first_tile || !live || tile * S::tokens > extent.position + warp * 16 + 15) continue;
+    const C* keys = tiles + at * stage;
+    float scores[S::tokens / 8][4];
+    uint32_t weights[S::tokens / 16][4];
+    multiply_keys<C, D>(queries, keys, scores);
+    weigh<D, R>(scores, tile * S::tokens, position, a.geometry.sliding_window, scale, running);
+#pragma unroll
+    for (int step = 0; step < S::tokens / 16; ++step)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        weights[step][e] = dev::pack2<C>(scores[2 * step + e / 2][e % 2 * 2], scores[2 * step + e / 2][e % 2 * 2 + 1]);
+#pragma unroll
+    for (int i = 0; i < R; ++i)
+      if (i < values) add_values<C, D>(keys + (1 + i) * S::tokens * S::pitch, weights, running.out[i]);
   }
 }
 
+/// Blocks that registers must allow on a multiprocessor, where the compiler does not see by itself that two are worth it; 0: as it likes.
+template <int D, int R>
+constexpr int least_blocks = D == 96 && R == 1 ? 2 : 0;
+
 template <class C, int D, int R>
-__global__ void __launch_bounds__(Sizes<D>::threads) prefill_kernel(PrefillArguments a) {
+__global__ void __launch_bounds__(Sizes<D>::threads, least_blocks<D, R>) prefill_kernel(PrefillArguments a) {
   using S = Sizes<D>;
   DEV_DYN_SMEM(unsigned char, memory);
   __shared__ Work<R> work;
@@ -263,21 +294,17 @@ __global__ void __launch_bounds__(Sizes<D>::threads) prefill_kernel(PrefillArgum
       for (int e = 0; e < 4; ++e) running.out[i][n][e] = 0;
   walk<C, D, R>(a, extent, key_list, value_list, values, queries, running);
 
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float sum = running.sum[half];
-    sum += __shfl_xor_sync(dev::all_lanes, sum, 1);
-    sum += __shfl_xor_sync(dev::all_lanes, sum, 2);
-    const int row = warp * 16 + half * 8 + (lane >> 2);
-    if (row >= extent.rows) continue;
-    uint16_t* to = static_cast<uint16_t*>(a.mixed) + (first_row + row) * a.query_pitch;
-    for (int h = 0; h < g.heads; ++h) {
-      if (score[h] != work.slot) continue;
-#pragma unroll
-      for (int i = 0; i < R; ++i)
-        if (value[h] == work.value[i]) write_mixed<D>(to + h * g.head_dim, a.compute, running.out[i], half, 1 / sum, g.head_dim);
-    }
+  static_assert(R * S::rows * S::pitch * 2 <= S::tile_bytes(R, 1));
+  const int warp = threadIdx.x >> 5, rows = min(16, extent.rows - warp * 16);
+  uint16_t* const aside = reinterpret_cast<uint16_t*>(memory) + warp * R * 16 * S::pitch;
+  __syncthreads();  // all are done with the tiles
+  put_aside<D, R>(aside, a.compute, running);
+  __syncwarp();
+  uint16_t* const to = static_cast<uint16_t*>(a.mixed) + (first_row + warp * 16) * a.query_pitch;
+  for (int h = 0; h < g.heads; ++h) {
+    if (score[h] != work.slot) continue;
+    for (int i = 0; i < values; ++i)
+      if (value[h] == work.value[i]) write_mixed<D>(to + h * g.head_dim, a.query_pitch, aside + i * 16 * S::pitch, rows, g.head_dim);
   }
 }
 

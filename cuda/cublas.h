@@ -1,5 +1,5 @@
 // cuBLAS where the machine has it: opened at run time, never linked. In: a large product, row-major. Out: its result on a stream; or false,
-// and then our own kernels (gemm.cuh) do it. The library is asked for nothing but plain products: whatever is fused in our kernels before
+// and then our own kernels (gemm.cu) do it. The library is asked for nothing but plain products: whatever is fused in our kernels before
 // or after them is a pass of its own (library_rows.cuh).
 #pragma once
 #include <memory>

@@ -1,8 +1,7 @@
 // The passes after a library's products: what our own kernels do at the end of a product themselves. In: plain products. Out: biases added,
 // activations applied, heads rotated and put in their places.
 #pragma once
-#include "gemm.cuh"
-#include "qkv_task.cuh"
+#include "products.cuh"
 
 namespace chai::cuda {
 

@@ -42,10 +42,9 @@ Linear::Linear(const Config& config, Element compute, int rows, const DeviceFact
   if (config.embedding != config.hidden) s.embedded = zeros<uint16_t>(r * size_t(pitch_of(config.embedding)), "embedded rows");
   s.slots = zeros<int16_t>(r * heads, "slots of heads");
   s.lists = zeros<int32_t>((r + 15) / 16 * (1 + heads), "lists of heads");
-  const size_t blocks = size_t(most_sharing_blocks(device));
-  const int tile_rows = rows <= 16 ? 16 : rows <= 32 ? 32 : most_shared_rows;
-  s.shared_sums = DeviceArray<float>(blocks * size_t(shared_sums_a_row) * size_t(tile_rows), "sums of shared tiles");
-  s.arrived = zeros<int32_t>(blocks, "counts of shared tiles");
+  const SharingRoom room = sharing_room(device, rows);
+  s.shared_sums = DeviceArray<float>(room.sums, "sums of shared tiles");
+  s.arrived = zeros<int32_t>(room.blocks, "counts of shared tiles");
   s.library = std::move(library);
   if (s.library && s.library->ready() && rows >= least_library_rows) make_room_for_products(s);
   if (const size_t half = config.rotary_frequencies.size(); half > 0) {

@@ -23,9 +23,9 @@ struct Linear::State {
   DeviceArray<int16_t> slots;  // [segments <= rows][all heads]
   DeviceArray<int32_t> lists;  // [row tiles of >= 16 rows][1 + all heads]
 
-  // Tiles that several blocks share (gemm.cuh).
-  DeviceArray<float> shared_sums;  // [most_sharing_blocks][sums of the largest tile that steps of `rows` rows meet]
-  DeviceArray<int32_t> arrived;    // [most_sharing_blocks] zero between launches
+  // Tiles that several blocks share (gemm.cu).
+  DeviceArray<float> shared_sums;  // as `sharing_room` says
+  DeviceArray<int32_t> arrived;    // zero between launches
 
   // Large products by a library of the machine's.
   std::unique_ptr<Cublas> library;  // null: none was given

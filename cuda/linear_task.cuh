@@ -1,4 +1,4 @@
-// What a product computes and what becomes of its results, apart from how it runs (gemv.cuh, gemm.cuh). In: weights, biases, targets.
+// What a product computes and what becomes of its results, apart from how it runs (gemv.cu, gemm.cu). In: weights, biases, targets.
 // Out: for a pair of output columns the two weight rows, and the two finished sums in their place.
 //
 // Outputs come in pairs so that whatever belongs together meets in one thread: gate and up of one column, the two halves of a rotated
@@ -48,8 +48,6 @@ enum class Store : uint8_t { add, floats, narrow, activated };
 
 template <class T>
 struct PlainTask {
-  static constexpr bool by_heads = false, has_narrow_tile = true;
-  using Weight = T;
   WeightView<T> weight;
   int32_t columns = 0;  // of the output
   Store store_as = Store::add;
@@ -58,7 +56,6 @@ struct PlainTask {
   T* narrow = nullptr;      // [rows][pitch], the others
   int64_t pitch = 0;
 
-  __device__ __host__ int heads() const { return 0; }
   __device__ __host__ int all_units() const { return (columns + 15) / 16; }
   __device__ __forceinline__ int units(const int32_t*) const { return all_units(); }
   int all_pairs() const { return (columns + 1) / 2; }
@@ -103,15 +100,12 @@ struct PlainTask {
 /// y = activation(gate) * up
 template <class T>
 struct GatedTask {
-  static constexpr bool by_heads = false, has_narrow_tile = false;
-  using Weight = T;
   WeightView<T> gate, up;
   int32_t columns = 0;
   Activation activation = Activation::silu;
   T* to = nullptr;  // [rows][pitch]
   int64_t pitch = 0;
 
-  __device__ __host__ int heads() const { return 0; }
   __device__ __host__ int all_units() const { return (columns + 7) / 8; }
   __device__ __forceinline__ int units(const int32_t*) const { return all_units(); }
   int all_pairs() const { return columns; }

@@ -1,10 +1,10 @@
-// One product of a step, on the path that fits its rows: few rows stream the weights (gemv.cuh), more go through tensor cores (gemm.cuh)
+// One product of a step, on the path that fits its rows: few rows stream the weights (gemv.cu), more go through tensor cores (gemm.cu)
 // after a norm of their own, very many through a library where there is one. In: a task, rows. Out: what the task stores.
 #pragma once
-#include "gemm.cuh"
-#include "gemv.cuh"
+#include "launch.cuh"
 #include "library_rows.cuh"
 #include "linear_state.h"
+#include "products.cuh"
 
 namespace chai::cuda {
 
@@ -129,9 +129,9 @@ bool multiply_by_library(const StepLaunch& step, const Linear::State& state, con
 }
 
 /// Float32 rows are normalised into `state.normed` first, unless the product does that itself.
-template <class T, class Task>
-void multiply(const StepLaunch& step, const Linear::State& state, const Task& task, const RowsOf<T>& from, int rows) {
-  if (is_few(step, task, from, rows)) return multiply_few(step, state.early, task, from, rows);
+template <class T, template <class> class OneTask>
+void multiply(const StepLaunch& step, const Linear::State& state, const OneTask<T>& task, const RowsOf<T>& from, int rows) {
+  if (is_few(step, 0, from, rows)) return multiply_few(step, state.early, Task<T>(task), from, rows);
   const T* at = from.rows;
   if (from.x) {
     T* normed = reinterpret_cast<T*>(state.normed.get());
@@ -142,7 +142,7 @@ void multiply(const StepLaunch& step, const Linear::State& state, const Task& ta
     if (by_library && multiply_by_library(step, state, task, at, from.pitch, range, from.of_logits)) return;
     const int count = range.end - range.first;
     const Operands<T> operands{at, from.pitch, from.of_logits, range, count, sharing_of(step, state), {}};
-    multiply_many(step, state.early, tile_rows_of(task.all_units(), count, *step.device), task, operands);
+    multiply_many(step, state.early, tile_rows_of(task.all_units(), count, *step.device), Task<T>(task), operands);
   });
 }
 

@@ -122,7 +122,7 @@ void project(const StepLaunch& step, const Linear::State& s, const QkvTask<T>& t
   const Launch how{dim3(unsigned(rows + tiles)), dim3(norm_threads), prepare_shared_bytes(task.heads(), tile_rows), step.stream, s.early};
   launch(prepare_heads<T>, how, step.view, task.scope, from, normed, norm, step.warm_up, rows, range, tile_rows, s.slots.get(),
          s.lists.get());
-  multiply_many(step, s.early, tile_rows, task,
+  multiply_many(step, s.early, tile_rows, Task<T>(task),
                 Operands<T>{normed, from.pitch, false, range, count, sharing_of(step, s), {s.lists.get(), s.slots.get()}});
 }
 
@@ -141,7 +141,7 @@ void Linear::qkv(const StepLaunch& step, Phase phase, int layer, const LayerWeig
     task.cache = step.cache, task.rotary = !config.rotary_frequencies.empty(), task.half = (config.head_dim + 1) / 2;
     const bool before = config.norm_placement == NormPlacement::before;
     const RowsOf<T> from = normed_rows<T>(x, config.hidden, before ? view_of(weights.attention_norm, config) : NormView{});
-    if (is_few(step, task, from, step.rows)) return multiply_few(step, s.early, task, from, step.rows);
+    if (is_few(step, task.heads(), from, step.rows)) return multiply_few(step, s.early, Task<T>(task), from, step.rows);
 
     T* normed = reinterpret_cast<T*>(s.normed.get());
     if (phase == Phase::warm_up) return project(step, s, task, from, normed, true, {0, step.rows});

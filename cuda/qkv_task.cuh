@@ -58,8 +58,6 @@ __device__ __forceinline__ void list_heads(const int32_t* needed, int heads, int
 
 template <class T>
 struct QkvTask {
-  static constexpr bool by_heads = true, has_narrow_tile = false;
-  using Weight = T;
   HeadScope scope;
   WeightView<T> query, key, value;
   unsigned char* queries = nullptr;  // [rows][query_pitch] of the cache type

@@ -37,13 +37,12 @@ function removeTree(tree) {
 module.exports = { buildAddon, removeTree };
 
 /**
- * Machine code for every generation since Ampere. It runs on later GPUs of its generation (8.0 on 8.6, 8.7 and 8.9, 10.0 on 10.3: CUDA C++ Programming
- * Guide, "Binary Compatibility"); the kernels use nothing that those add, and code of their own would take 0.5 MB more each, of the 5 MB that a platform
- * may have. PTX, compiled by the driver once, serves generations to come: of 9.0, since kernels for 8.0 do not start before the one ahead of them has
- * ended. CHAI_CUDA_ARCHITECTURES names others, or `none`. Only x64 Linux has released kernels.
+ * Machine code for the GPUs in use, which later ones of its generation run too (8.6's on 8.7, 10.0's on 10.3: CUDA C++ Programming Guide, "Binary
+ * Compatibility"). PTX, compiled by the driver once, serves generations to come: of 9.0, since kernels for 8.0 do not start before the one ahead of them
+ * has ended. CHAI_CUDA_ARCHITECTURES names others, or `none`. Only x64 Linux has released kernels.
  */
 function releaseKernels() {
-  const wanted = process.env.CHAI_CUDA_ARCHITECTURES ?? '80-real;90a-real;100-real;120-real;90-virtual';
+  const wanted = process.env.CHAI_CUDA_ARCHITECTURES ?? '80-real;86-real;89-real;90a-real;100-real;120-real;90-virtual';
   if (wanted === 'none' || process.env.CHAI_TOOLCHAIN || process.platform !== 'linux' || process.arch !== 'x64') return ['-DWITH_CUDA=OFF'];
   return ['-DWITH_CUDA=ON', `-DCHAI_CUDA_ARCHITECTURES=${wanted}`]; // no nvcc is an error, not a release that lacks its kernels
 }

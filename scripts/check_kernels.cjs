@@ -14,12 +14,6 @@ const families = ['decode_kernel', 'prefill_kernel', 'gemv', 'gemm'];
 const exceptions = [
   { kernel: /^rotary$/, bytes: 64, why: 'sine and cosine of large angles; once a step' },
   { kernel: /^draw_kernel$/, bytes: 128, why: 'lists that are indexed; one block a sequence' },
-  {
-    kernel: /^prefill_kernel<.*, 96, 1>$/,
-    only: 'sm_100',
-    bytes: 8,
-    why: 'head size 96: two numbers beside the 128 registers that let two blocks run; never measured there',
-  },
 ];
 /** Compute capabilities, 10 times. */
 const gpus = { A100: 80, 'A10, RTX 30': 86, 'L4, RTX 40': 89, 'H100, H200': 90, B200: 100, B300: 103, 'RTX 50': 120 };

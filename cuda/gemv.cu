@@ -1,24 +1,12 @@
 // Products of 1 to 4 rows at the speed of memory: a warp streams pairs of weight rows, the rows stay in shared memory. In: a task
-// (linear_task.cuh), float32 rows with their norm or rows of the compute type. Out: what the task stores.
-#pragma once
+// (products.cuh), float32 rows with their norm or rows of the compute type. Out: what the task stores.
 #include <algorithm>
 
 #include "launch.cuh"
-#include "norm.cuh"
-#include "qkv_task.cuh"
-#include "step_launch.h"
+#include "products.cuh"
 
 namespace chai::cuda {
-
-/// The rows of a product.
-template <class T>
-struct RowsOf {
-  const float* x = nullptr;  // [..][pitch], normalised on the way; or null and then
-  const T* rows = nullptr;   // [..][pitch]
-  int32_t width = 0, pitch = 0;
-  NormView norm;
-  bool of_logits = false;  // as many as logit rows; x is then read at those rows
-};
+namespace {
 
 constexpr int gemv_threads = 256, gemv_warps = gemv_threads / 32, gemv_loads = 4;
 constexpr int most_gemv_rows = 4;
@@ -26,7 +14,7 @@ constexpr int most_gemv_rows = 4;
 constexpr int gemv_blocks_at_once(int rows) { return rows == 1 ? 3 : 2; }
 
 /// Bytes of dynamic shared memory. Heads: destinations [rows][heads], slots [rows][heads], needed [heads], list [1 + heads].
-inline size_t gemv_shared_bytes(int rows, int pitch, int heads) {
+size_t gemv_shared_bytes(int rows, int pitch, int heads) {
   return size_t(rows) * size_t(pitch) * 2 + size_t(rows) * 32 * 4 + size_t(heads) * size_t(rows) * 12 + size_t(heads) * 8 + 16;
 }
 
@@ -119,9 +107,9 @@ struct PairStream {
 
 /// Warps walk over pairs; lane r finishes row r. The first weights are asked for before the kernel ahead has ended, those of the next pair
 /// before this pair's sums are put together.
-template <class T, int rows, class Task>
+template <class T, int rows>
 __global__ void __launch_bounds__(gemv_threads, gemv_blocks_at_once(rows))
-    gemv(const StepView* view, Task task, RowsOf<T> from, int all_pairs) {
+    gemv(const StepView* view, Task<T> task, RowsOf<T> from, int all_pairs) {
   DEV_DYN_SMEM(unsigned char, shared);
   const StepView& step = *view;
   const int lane = int(threadIdx.x) & 31, count = from.of_logits ? step.logit_rows : step.rows;
@@ -130,14 +118,14 @@ __global__ void __launch_bounds__(gemv_threads, gemv_blocks_at_once(rows))
   uint64_t* destinations = reinterpret_cast<uint64_t*>(scratch + rows * 32);
   int32_t* list = nullptr;
   int heads = 0, pairs = all_pairs;
-  if constexpr (Task::by_heads) {  // without warm-up rows the tables do not change during a step
+  if (task.by_heads()) {  // without warm-up rows the tables do not change during a step
     heads = task.heads();
     int32_t* slots = reinterpret_cast<int32_t*>(destinations + rows * heads);
     int32_t* needed = slots + rows * heads;
     list = needed + heads;
-    find_heads<rows>(step, task, destinations, slots, needed, list);
+    find_heads<rows>(step, task.qkv, destinations, slots, needed, list);
     __syncthreads();
-    pairs = list[0] * task.half;
+    pairs = list[0] * task.qkv.half;
   }
   Pair pair;
   PairStream<T> weights;
@@ -177,37 +165,43 @@ __global__ void __launch_bounds__(gemv_threads, gemv_blocks_at_once(rows))
       if (lane == r) mine[0] = first, mine[1] = second;
     }
     if (!finishes) continue;
-    const uint64_t to = Task::by_heads ? destinations[lane * heads + done.a] : 0;
+    const uint64_t to = task.by_heads() ? destinations[lane * heads + done.a] : 0;
     task.store(step, done, lane, mine[0], mine[1], addends, to);
   }
 }
 
 /// Blocks for an even load: the fewest that finish in as many rounds as the full device would take.
-inline unsigned gemv_blocks(int pairs, int blocks_at_once) {
+unsigned gemv_blocks(int pairs, int blocks_at_once) {
   const int tasks = (pairs + gemv_warps - 1) / gemv_warps;
   const int rounds = (tasks + blocks_at_once - 1) / blocks_at_once;
   return unsigned((tasks + rounds - 1) / rounds);
 }
 
-/// Whether `multiply_few` takes this product.
-template <class Task, class T>
-bool is_few(const StepLaunch& step, const Task& task, const RowsOf<T>& from, int rows) {
+}  // namespace
+
+template <class T>
+bool is_few(const StepLaunch& step, int heads, const RowsOf<T>& from, int rows) {
   if (rows > most_gemv_rows || step.warm_up) return false;
-  return gemv_shared_bytes(rows == 3 ? 4 : rows, from.pitch, task.heads()) <= step.device->shared_bytes;
+  return gemv_shared_bytes(rows == 3 ? 4 : rows, from.pitch, heads) <= step.device->shared_bytes;
 }
 
-template <class T, class Task>
-void multiply_few(const StepLaunch& step, bool early, const Task& task, const RowsOf<T>& from, int rows) {
-  const int covered = rows == 3 ? 4 : rows;
+template <class T>
+void multiply_few(const StepLaunch& step, bool early, const Task<T>& task, const RowsOf<T>& from, int rows) {
+  const int covered = rows == 3 ? 4 : rows, pairs = task.all_pairs();
   const size_t shared = gemv_shared_bytes(covered, from.pitch, task.heads());
   const int fitting = std::min(gemv_blocks_at_once(covered), std::max(1, int(step.device->shared_bytes / shared)));
-  const Launch how{dim3(gemv_blocks(task.all_pairs(), step.device->processors * fitting)), dim3(gemv_threads), shared, step.stream, early};
+  const Launch how{dim3(gemv_blocks(pairs, step.device->processors * fitting)), dim3(gemv_threads), shared, step.stream, early};
   if (covered == 1)
-    launch(gemv<T, 1, Task>, how, step.view, task, from, task.all_pairs());
+    launch(gemv<T, 1>, how, step.view, task, from, pairs);
   else if (covered == 2)
-    launch(gemv<T, 2, Task>, how, step.view, task, from, task.all_pairs());
+    launch(gemv<T, 2>, how, step.view, task, from, pairs);
   else
-    launch(gemv<T, 4, Task>, how, step.view, task, from, task.all_pairs());
+    launch(gemv<T, 4>, how, step.view, task, from, pairs);
 }
+
+template bool is_few(const StepLaunch&, int, const RowsOf<__half>&, int);
+template bool is_few(const StepLaunch&, int, const RowsOf<__nv_bfloat16>&, int);
+template void multiply_few(const StepLaunch&, bool, const Task<__half>&, const RowsOf<__half>&, int);
+template void multiply_few(const StepLaunch&, bool, const Task<__nv_bfloat16>&, const RowsOf<__nv_bfloat16>&, int);
 
 }  // namespace chai::cuda

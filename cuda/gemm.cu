@@ -1,19 +1,17 @@
 // Products of many rows on tensor cores (mma.sync m16n8k16): weights are the 16-row operand, the step's rows the 8-column one. In: a task
-// (linear_task.cuh), rows of the compute type. Out: what the task stores.
+// (products.cuh), rows of the compute type. Out: what the task stores.
 //
 // Every tile adds up a result in the same order, 16 columns at a time from the first to the last: a row's bits depend on neither the other
 // rows, nor the row's place, nor the tile. Where tiles of few rows leave room on the device, and no row is a warm-up row, several blocks
 // share a tile, each a part of the columns; the last of them to arrive adds the parts up in their order, so that a second run gives the
 // same bits.
-#pragma once
 #include <algorithm>
-#include <climits>
 
 #include "launch.cuh"
-#include "qkv_task.cuh"
-#include "step_launch.h"
+#include "products.cuh"
 
 namespace chai::cuda {
+namespace {
 
 /// weights: weight rows of a block, rows: rows of the step; warps over both; stages of 64 columns in flight.
 template <int weights_, int rows_, int weight_warps_, int row_warps_, int stages_, int blocks_>
@@ -47,8 +45,7 @@ struct Loader {
   int left;        // rows from there to the last one
   int row, chunk, chunks;
 
-  template <class Task>
-  __device__ __forceinline__ Loader(const Task& task, const int32_t* list, int first_unit, const T* from, int pitch, int first_row,
+  __device__ __forceinline__ Loader(const Task<T>& task, const int32_t* list, int first_unit, const T* from, int pitch, int first_row,
                                     int count)
       : row(int(threadIdx.x) / 8), chunk(int(threadIdx.x) % 8), chunks(pitch / 8) {
 #pragma unroll
@@ -102,8 +99,8 @@ __device__ __forceinline__ void multiply_slice(const T* stage, int unit, int gro
 }
 
 /// Where the rows of a tile's heads go, for every unit. destinations: [units][rows].
-template <class Tile, class Task>
-__device__ __forceinline__ void find_destinations(const StepView& step, const Task& task, const int32_t* list, const int16_t* slots,
+template <class Tile, class T>
+__device__ __forceinline__ void find_destinations(const StepView& step, const QkvTask<T>& task, const int32_t* list, const int16_t* slots,
                                                   int first_unit, int first_row, int count, uint64_t* destinations) {
   for (int i = int(threadIdx.x); i < Tile::units * Tile::rows; i += Tile::threads) {
     const int row = first_row + i % Tile::rows, head = task.pair_of_unit(list, first_unit + i / Tile::rows, 0).a;
@@ -114,12 +111,6 @@ __device__ __forceinline__ void find_destinations(const StepView& step, const Ta
     destinations[i] = task.destination(step, step.segment[number], head, slot, row);
   }
 }
-
-/// Per row tile a list of heads, per segment the slots of all heads (qkv.cu); both null without heads.
-struct HeadLists {
-  const int32_t* lists = nullptr;  // [row tiles][1 + heads]
-  const int16_t* slots = nullptr;  // [segments][heads]
-};
 
 /// A thread's sums go to shared memory, so that their ends are one loop: written out for each of up to 128 sums, they are ten times the
 /// code of the product itself. `pieces`: this thread's first; only this thread reads them.
@@ -133,8 +124,8 @@ __device__ __forceinline__ void put_aside(float4* pieces, const float (&sums)[Ti
 }
 
 /// Stores a thread's sums. What the ends need from memory is asked for in groups of four rows, so that few round trips are waited for.
-template <class Tile, class Task>
-__device__ __forceinline__ void store_sums(const StepView& step, const Task& task, const int32_t* list, int first_unit, int first_row,
+template <class Tile, class T>
+__device__ __forceinline__ void store_sums(const StepView& step, const Task<T>& task, const int32_t* list, int first_unit, int first_row,
                                            int unit, int group, int count, const uint64_t* destinations, const float4* pieces) {
   const int g = (int(threadIdx.x) & 31) >> 2, t = int(threadIdx.x) & 3;
 #pragma unroll 1
@@ -154,19 +145,13 @@ __device__ __forceinline__ void store_sums(const StepView& step, const Task& tas
       for (int i = 0; i < 4; ++i) {
         const int in_tile = (group + n + i / 2) * 8 + 2 * t + i % 2, row = first_row + in_tile;
         if (row >= count) continue;
-        const uint64_t to = Task::by_heads ? destinations[(unit + u) * Tile::rows + in_tile] : 0;
+        const uint64_t to = task.by_heads() ? destinations[(unit + u) * Tile::rows + in_tile] : 0;
         task.store(step, pair, row, first[i], second[i], addends[i], to);
       }
     }
   }
 }
 
-/// Room for tiles that several blocks compute, each a part of the columns.
-struct Sharing {
-  float* sums = nullptr;       // [row tiles * slots][threads of a tile][sums of a thread]
-  int32_t* arrived = nullptr;  // [row tiles * slots] parts that are there; zero between launches
-  int32_t slots = 0;           // blocks at once for one row tile; 0: tiles are not shared
-};
 constexpr int least_part = 4;  // slices of 64 columns, so that a block's pipeline fills
 constexpr int most_parts = 8;
 
@@ -210,25 +195,20 @@ __device__ __forceinline__ bool join_parts(const Sharing& sharing, int tile, int
   return true;
 }
 
-/// Rows of a step, by the host: [first, end), of those that the step has.
-struct RowRange {
-  int32_t first = 0, end = INT_MAX;
-};
-
 /// Grid: row tiles x parts x weight tiles, the row tiles of one weight tile side by side so that they meet in the second cache level.
 /// Blocks beyond the tiles that a list of heads needs end at once. Weights are asked for before the kernel ahead has ended, unless it made
 /// the list.
-template <class T, class Tile, class Task>
+template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
-    gemm(const StepView* view, Task task, const T* from, int pitch, bool of_logits, RowRange range, int row_tiles, Sharing sharing,
+    gemm(const StepView* view, Task<T> task, const T* from, int pitch, bool of_logits, RowRange range, int row_tiles, Sharing sharing,
          HeadLists heads) {
   DEV_DYN_SMEM(T, shared);
   const StepView& step = *view;
   const int count = min(of_logits ? step.logit_rows : step.rows, range.end);
   const int row_tile = int(blockIdx.x) % row_tiles, place = int(blockIdx.x) / row_tiles;
   const int first_row = range.first + row_tile * Tile::rows;
-  const int32_t* list = Task::by_heads ? heads.lists + int64_t(row_tile) * (1 + task.heads()) : nullptr;
-  if (Task::by_heads || first_row >= count) dev::wait_for_previous_kernel();  // before any return: the next kernel relies on it
+  const int32_t* list = task.by_heads() ? heads.lists + int64_t(row_tile) * (1 + task.heads()) : nullptr;
+  if (task.by_heads() || first_row >= count) dev::wait_for_previous_kernel();  // before any return: the next kernel relies on it
   if (first_row >= count) return;
   const int slices = (pitch + 63) / 64, tiles = (task.units(list) + Tile::units - 1) / Tile::units;
   const int parts = Tile::can_be_shared ? parts_of(tiles, slices, sharing.slots) : 1;
@@ -269,11 +249,11 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     if (parts > 1 && !join_parts<Tile>(sharing, slot + weight_tile, slot + weight_tile * parts, part, parts, sums)) return;
   }
   uint64_t* destinations = reinterpret_cast<uint64_t*>(shared);  // [units][rows], then [pieces][threads] of sums: in the stages' place
-  float4* pieces = reinterpret_cast<float4*>(destinations + (Task::by_heads ? Tile::units * Tile::rows : 0)) + threadIdx.x;
+  float4* pieces = reinterpret_cast<float4*>(destinations + (task.by_heads() ? Tile::units * Tile::rows : 0)) + threadIdx.x;
   __syncthreads();
   put_aside<Tile>(pieces, sums);
-  if constexpr (Task::by_heads) {
-    find_destinations<Tile>(step, task, list, heads.slots, first_unit, first_row, count, destinations);
+  if (task.by_heads()) {
+    find_destinations<Tile>(step, task.qkv, list, heads.slots, first_unit, first_row, count, destinations);
     __syncthreads();
   }
   store_sums<Tile>(step, task, list, first_unit, first_row, unit, group, count, destinations, pieces);
@@ -286,35 +266,8 @@ using NarrowTileOf64 = Tile<32, 64, 2, 2, 8, 2>;
 using TileOf128 = Tile<128, 128, 2, 4, 3, 2>;
 using TileOf256 = Tile<128, 256, 2, 4, 3, 1>;  // 64 x 64 sums a warp: tensor cores wait least for shared memory; 144 KiB
 
-/// Room of one block's share of a tile, in sums: a row's times rows of a tile. Blocks that share tiles are at most `most_sharing_blocks`.
-constexpr int most_shared_rows = TileOf64::rows, shared_sums_a_row = TileOf64::weights;
-inline int most_sharing_blocks(const DeviceFacts& device) { return device.processors * TileOf64::blocks; }
-static_assert(TileOf16::blocks == TileOf64::blocks && TileOf32::blocks == TileOf64::blocks);
-
-/// Rows of a launch's tiles; results of whole tiles do not depend on the choice.
-inline int tile_rows_of(int units, int rows, const DeviceFacts& device) {
-  const auto fill = [&](int tile_rows) {  // nearly: a tenth of the device may stand idle for a tile that is worth more than that
-    return 10 * ((units + 7) / 8) * ((rows + tile_rows - 1) / tile_rows) >= 9 * device.processors;
-  };
-  if (rows > 128 && fill(256) && TileOf256::shared_bytes <= device.shared_bytes) return 256;
-  if (rows > 64 && fill(128)) return 128;
-  return rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
-}
-
-/// What a launch needs apart from the task: `sharing` with the slots of the whole device.
-template <class T>
-struct Operands {
-  const T* from = nullptr;  // [rows][pitch]
-  int pitch = 0;
-  bool of_logits = false;
-  RowRange range;
-  int rows = 0;  // of the range, at most
-  Sharing sharing;
-  HeadLists heads;
-};
-
-template <class T, class Tile, class Task>
-void launch_gemm(const StepLaunch& step, bool early, const Task& task, const Operands<T>& operands) {
+template <class T, class Tile>
+void launch_gemm(const StepLaunch& step, bool early, const Task<T>& task, const Operands<T>& operands) {
   const int row_tiles = (operands.rows + Tile::rows - 1) / Tile::rows, tiles = (task.all_units() + Tile::units - 1) / Tile::units;
   Sharing sharing = operands.sharing;
   int places = tiles;
@@ -323,22 +276,40 @@ void launch_gemm(const StepLaunch& step, bool early, const Task& task, const Ope
     const int fitting = int((step.device->shared_bytes + 1024) / (Tile::shared_bytes + 1024));
     sharing.slots = std::min(sharing.slots, step.device->processors * std::min(Tile::blocks, fitting)) / row_tiles;
     const int slices = (operands.pitch + 63) / 64;
-    if (Task::by_heads)
+    if (task.by_heads())
       places = std::max(tiles, slices < 2 * least_part ? 0 : int(sharing.slots));  // fewer heads than all leave room for more parts
     else
       places = tiles * parts_of(tiles, slices, sharing.slots);
   }
   const dim3 grid(unsigned(row_tiles) * unsigned(places));
-  launch(gemm<T, Tile, Task>, {grid, dim3(Tile::threads), Tile::shared_bytes, step.stream, early}, step.view, task, operands.from,
-         operands.pitch, operands.of_logits, operands.range, row_tiles, sharing, operands.heads);
+  launch(gemm<T, Tile>, {grid, dim3(Tile::threads), Tile::shared_bytes, step.stream, early}, step.view, task, operands.from, operands.pitch,
+         operands.of_logits, operands.range, row_tiles, sharing, operands.heads);
 }
 
-template <class T, class Task>
-void multiply_many(const StepLaunch& step, bool early, int tile_rows, const Task& task, const Operands<T>& operands) {
+}  // namespace
+
+SharingRoom sharing_room(const DeviceFacts& device, int rows) {
+  static_assert(TileOf16::blocks == TileOf64::blocks && TileOf32::blocks == TileOf64::blocks);
+  const size_t blocks = size_t(device.processors) * TileOf64::blocks;
+  const size_t tile_rows = rows <= 16 ? 16 : rows <= 32 ? 32 : TileOf64::rows;
+  return {blocks * TileOf64::weights * tile_rows, blocks};
+}
+
+int tile_rows_of(int units, int rows, const DeviceFacts& device) {
+  const auto fill = [&](int tile_rows) {  // nearly: a tenth of the device may stand idle for a tile that is worth more than that
+    return 10 * ((units + 7) / 8) * ((rows + tile_rows - 1) / tile_rows) >= 9 * device.processors;
+  };
+  if (rows > 128 && fill(256) && TileOf256::shared_bytes <= device.shared_bytes) return 256;
+  if (rows > 64 && fill(128)) return 128;
+  return rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
+}
+
+template <class T>
+void multiply_many(const StepLaunch& step, bool early, int tile_rows, const Task<T>& task, const Operands<T>& operands) {
   const auto run = [&](auto tile) { launch_gemm<T, decltype(tile)>(step, early, task, operands); };
   if (tile_rows == 256) return run(TileOf256{});
   if (tile_rows == 128) return run(TileOf128{});
-  if constexpr (Task::has_narrow_tile) {  // where tiles must stay whole, smaller ones fill the device
+  if (task.kind == Task<T>::Kind::plain) {  // where tiles must stay whole, smaller ones fill the device
     const int row_tiles = (operands.rows + 63) / 64;
     if (operands.sharing.slots == 0 && (task.all_units() + 3) / 4 * row_tiles < step.device->processors) return run(NarrowTileOf64{});
   }
@@ -346,5 +317,8 @@ void multiply_many(const StepLaunch& step, bool early, int tile_rows, const Task
   if (tile_rows == 32) return run(TileOf32{});
   return run(TileOf16{});
 }
+
+template void multiply_many(const StepLaunch&, bool, int, const Task<__half>&, const Operands<__half>&);
+template void multiply_many(const StepLaunch&, bool, int, const Task<__nv_bfloat16>&, const Operands<__nv_bfloat16>&);
 
 }  // namespace chai::cuda
