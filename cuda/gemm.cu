@@ -123,9 +123,10 @@ __device__ __forceinline__ void put_aside(float4* pieces, const float (&sums)[Ti
   }
 }
 
-/// Stores a thread's sums. What the ends need from memory is asked for in groups of four rows, so that few round trips are waited for.
-template <class Tile, class T>
-__device__ __forceinline__ void store_sums(const StepView& step, const Task<T>& task, const int32_t* list, int first_unit, int first_row,
+/// Stores a thread's sums, for one kind of task: asked for each row, it would part the loads. What the ends need from memory is asked for
+/// in groups of four rows, so that few round trips are waited for.
+template <class Tile, class OneTask>
+__device__ __forceinline__ void store_sums(const StepView& step, const OneTask& task, const int32_t* list, int first_unit, int first_row,
                                            int unit, int group, int count, const uint64_t* destinations, const float4* pieces) {
   const int g = (int(threadIdx.x) & 31) >> 2, t = int(threadIdx.x) & 3;
 #pragma unroll 1
@@ -145,7 +146,7 @@ __device__ __forceinline__ void store_sums(const StepView& step, const Task<T>& 
       for (int i = 0; i < 4; ++i) {
         const int in_tile = (group + n + i / 2) * 8 + 2 * t + i % 2, row = first_row + in_tile;
         if (row >= count) continue;
-        const uint64_t to = task.by_heads() ? destinations[(unit + u) * Tile::rows + in_tile] : 0;
+        const uint64_t to = OneTask::by_heads ? destinations[(unit + u) * Tile::rows + in_tile] : 0;
         task.store(step, pair, row, first[i], second[i], addends[i], to);
       }
     }
@@ -256,7 +257,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     find_destinations<Tile>(step, task.qkv, list, heads.slots, first_unit, first_row, count, destinations);
     __syncthreads();
   }
-  store_sums<Tile>(step, task, list, first_unit, first_row, unit, group, count, destinations, pieces);
+  task.of_task(
+      [&](const auto& one) { store_sums<Tile>(step, one, list, first_unit, first_row, unit, group, count, destinations, pieces); });
 }
 
 using TileOf16 = Tile<64, 16, 4, 1, 8, 2>;

@@ -105,6 +105,13 @@ struct PairStream {
   }
 };
 
+/// The same numbers, no longer on their way: what waits for them later would wait for the weights behind them too.
+__device__ __forceinline__ Addends arrived(const Addends& addends) {
+  const auto here = [](float x) { return __shfl_sync(dev::all_lanes, x, int(threadIdx.x) & 31); };
+  return {here(addends.first),       here(addends.second), here(addends.onto_first),
+          here(addends.onto_second), here(addends.cosine), here(addends.sine)};
+}
+
 /// Warps walk over pairs; lane r finishes row r. The first weights are asked for before the kernel ahead has ended, those of the next pair
 /// before this pair's sums are put together.
 template <class T, int rows>
@@ -155,6 +162,7 @@ __global__ void __launch_bounds__(gemv_threads, gemv_blocks_at_once(rows))
       if (start >= weights.chunks) break;
       weights.load(start);
     }
+    addends = arrived(addends);
     const Pair done = pair;
     index += int(gridDim.x) * gemv_warps;
     start_pair();

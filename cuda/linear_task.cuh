@@ -13,9 +13,11 @@ namespace chai::cuda {
 struct Pair {
   int32_t a = -1, b = -1;
 };
-/// What the end of a pair needs from memory, loaded ahead of the sums.
+/// What the end of a pair needs from memory, loaded ahead of the sums and not looked at before them: many loads are under way at once.
 struct Addends {
-  float first = 0, second = 0, cosine = 1, sine = 0;
+  float first = 0, second = 0;            // biases
+  float onto_first = 0, onto_second = 0;  // Store::add: what lies there already
+  float cosine = 1, sine = 0;             // heads: their rotation
 };
 
 template <class T>
@@ -48,6 +50,7 @@ enum class Store : uint8_t { add, floats, narrow, activated };
 
 template <class T>
 struct PlainTask {
+  static constexpr bool by_heads = false;
   WeightView<T> weight;
   int32_t columns = 0;  // of the output
   Store store_as = Store::add;
@@ -67,14 +70,20 @@ struct PlainTask {
   }
   __device__ __forceinline__ Addends addends(const StepView&, Pair pair, int row) const {
     Addends out;
-    if (pair.a >= 0) out.first = addend(pair.a, row);
-    if (pair.b >= 0) out.second = addend(pair.b, row);
+    if (pair.a >= 0) {
+      out.first = weight.bias_of(pair.a);
+      if (store_as == Store::add) out.onto_first = floats[row * pitch + pair.a];
+    }
+    if (pair.b >= 0) {
+      out.second = weight.bias_of(pair.b);
+      if (store_as == Store::add) out.onto_second = floats[row * pitch + pair.b];
+    }
     return out;
   }
   __device__ __forceinline__ void store(const StepView&, Pair pair, int row, float first, float second, const Addends& addends,
                                         uint64_t) const {
-    if (pair.a >= 0) put(pair.a, row, first + addends.first);
-    if (pair.b >= 0) put(pair.b, row, second + addends.second);
+    if (pair.a >= 0) put(pair.a, row, first + (addends.onto_first + addends.first));
+    if (pair.b >= 0) put(pair.b, row, second + (addends.onto_second + addends.second));
   }
   /// Bias and activation of a product that lies in its place already.
   bool needs_finish() const { return weight.bias || store_as == Store::activated; }
@@ -85,10 +94,6 @@ struct PlainTask {
 
  private:
   __device__ __forceinline__ Pair some(Pair pair) const { return {pair.a < columns ? pair.a : -1, pair.b < columns ? pair.b : -1}; }
-  __device__ __forceinline__ float addend(int n, int row) const {
-    const float bias = weight.bias_of(n);
-    return store_as == Store::add ? floats[row * pitch + n] + bias : bias;
-  }
   __device__ __forceinline__ void put(int n, int row, float value) const {
     if (store_as == Store::add || store_as == Store::floats)
       floats[row * pitch + n] = value;
@@ -100,6 +105,7 @@ struct PlainTask {
 /// y = activation(gate) * up
 template <class T>
 struct GatedTask {
+  static constexpr bool by_heads = false;
   WeightView<T> gate, up;
   int32_t columns = 0;
   Activation activation = Activation::silu;

@@ -36,23 +36,20 @@ std::optional<NvmlCalls> open_nvml() {
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(platform::find_function(library, name));
     return function != nullptr;
   };
-  const bool whole = find(calls.init, "nvmlInit_v2") && find(calls.shutdown, "nvmlShutdown") &&
-                     find(calls.device_by_uuid, "nvmlDeviceGetHandleByUUID") && find(calls.memory_of, "nvmlDeviceGetMemoryInfo");
-  return whole ? std::optional(calls) : std::nullopt;
+  int (*init)() = nullptr;
+  const bool whole = find(init, "nvmlInit_v2") && find(calls.device_by_uuid, "nvmlDeviceGetHandleByUUID") &&
+                     find(calls.memory_of, "nvmlDeviceGetMemoryInfo");
+  return whole && init() == success ? std::optional(calls) : std::nullopt;
 }
 
 std::optional<uint64_t> free_bytes_by_nvml(const NvmlCalls& nvml, const unsigned char* uuid) {
-  if (nvml.init() != success) return std::nullopt;
-  std::optional<uint64_t> free_bytes;
   for (const char* kind : {"GPU", "MIG"}) {
     void* device = nullptr;
     NvmlMemory memory;
-    if (nvml.device_by_uuid(words_of(kind, uuid).c_str(), &device) != success) continue;
-    if (nvml.memory_of(device, &memory) == success) free_bytes = memory.free;
-    break;
+    if (nvml.device_by_uuid(words_of(kind, uuid).c_str(), &device) == success)
+      return nvml.memory_of(device, &memory) == success ? std::optional<uint64_t>(memory.free) : std::nullopt;
   }
-  nvml.shutdown();
-  return free_bytes;
+  return std::nullopt;
 }
 
 }  // namespace chai::cuda

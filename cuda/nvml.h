@@ -13,13 +13,11 @@ struct NvmlMemory {
 
 /// The functions in use, as nvml.h declares them with its handles as void*, its enumerations as int. A test puts its own here.
 struct NvmlCalls {
-  int (*init)() = nullptr;
-  int (*shutdown)() = nullptr;
   int (*device_by_uuid)(const char* uuid, void** device) = nullptr;
   int (*memory_of)(void* device, NvmlMemory* memory) = nullptr;
 };
 
-/// The machine's library; nothing where it is missing, as in containers that have the driver's compute half alone.
+/// The machine's library, initialised; nothing where it is missing, as in containers that have the driver's compute half alone.
 std::optional<NvmlCalls> open_nvml();
 
 /// Bytes that no process has taken; nothing where the library does not know. `uuid`: 16 bytes, of a whole device or of a part of one (MIG).

@@ -10,8 +10,8 @@
 
 namespace chai::cuda {
 
-/// Any one task. The kernels ask which at run time, at the ends of a product: one branch that all threads take alike, where a kernel for
-/// each task would be three times the machine code for the same inner loop.
+/// Any one task. The kernels ask which at run time, at the ends of a product: a branch that all threads take alike, where a kernel for each
+/// task would be three times the machine code for the same inner loop.
 template <class T>
 struct Task {
   enum class Kind : uint8_t { plain, gated, heads };

@@ -58,6 +58,7 @@ __device__ __forceinline__ void list_heads(const int32_t* needed, int heads, int
 
 template <class T>
 struct QkvTask {
+  static constexpr bool by_heads = true;
   HeadScope scope;
   WeightView<T> query, key, value;
   unsigned char* queries = nullptr;  // [rows][query_pitch] of the cache type

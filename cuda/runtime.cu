@@ -1,6 +1,9 @@
 // The CUDA runtime behind runtime.h. In: its calls. Out: cudart's, every failure as a chai::Error.
+#include <thread>
+
 #include "error.h"
 #include "nvml.h"
+#include "platform/platform.h"
 #include "runtime.h"
 
 namespace chai::cuda {
@@ -14,6 +17,7 @@ std::string version(int v) { return std::to_string(v / 1000) + "." + std::to_str
 struct Described {
   DeviceFacts facts;
   cudaUUID_t uuid{};
+  bool shared = true;  // programs side by side may use it; else only opening it tells whether another one has it
 };
 
 /// What the driver says of a device that may be asleep; all but its free memory.
@@ -37,6 +41,7 @@ Described facts_of(int index) {
   facts.total_bytes = properties.totalGlobalMem;
   int mode = cudaComputeModeDefault;
   cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, index);
+  described.shared = mode == cudaComputeModeDefault;
   if (facts.capability < 80)
     facts.reason = "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) +
                    " is too low; 8.0 (Ampere) or later is needed";
@@ -45,16 +50,17 @@ Described facts_of(int index) {
   return described;
 }
 
+/// On a thread of its own: which device is current is the calling thread's affair, and to set it back would open that one as well.
 void open(DeviceFacts& facts) {
-  int before = 0;
-  cudaGetDevice(&before);
-  size_t free_bytes = 0, total_bytes = 0;
-  cudaError_t status = cudaSetDevice(facts.index);
-  if (status == cudaSuccess) status = cudaMemGetInfo(&free_bytes, &total_bytes);
-  if (status != cudaSuccess) facts.reason = std::string("it cannot be opened: ") + cudaGetErrorString(status);
-  facts.free_bytes = free_bytes;
-  cudaGetLastError();
-  cudaSetDevice(before);
+  const platform::WithoutSignals quiet;
+  std::thread([&] {
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaError_t status = cudaSetDevice(facts.index);
+    if (status == cudaSuccess) status = cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (status != cudaSuccess) facts.reason = std::string("it cannot be opened: ") + cudaGetErrorString(status);
+    facts.free_bytes = free_bytes;
+    cudaGetLastError();
+  }).join();
 }
 
 /// After these no call of the process on the device succeeds any more, whatever it closes and loads again.
@@ -107,8 +113,9 @@ DeviceFacts describe_device(int index) {
   DeviceFacts& facts = described.facts;
   if (!facts.reason.empty()) return facts;
   static const std::optional<NvmlCalls> nvml = open_nvml();
-  const auto free_bytes = nvml ? free_bytes_by_nvml(*nvml, reinterpret_cast<const unsigned char*>(described.uuid.bytes)) : std::nullopt;
-  if (free_bytes)
+  std::optional<uint64_t> free_bytes;
+  if (nvml && described.shared) free_bytes = free_bytes_by_nvml(*nvml, reinterpret_cast<const unsigned char*>(described.uuid.bytes));
+  if (free_bytes && *free_bytes <= facts.total_bytes)
     facts.free_bytes = *free_bytes;
   else
     open(facts);

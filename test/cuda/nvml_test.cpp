@@ -10,14 +10,11 @@ namespace {
 
 struct Asked {
   std::vector<std::string> uuids;
-  int opened = 0, closed = 0;
   std::string known;
   bool has_memory = true;
 } asked;
 
 const NvmlCalls standin = {
-    [] { return ++asked.opened, 0; },
-    [] { return ++asked.closed, 0; },
     [](const char* uuid, void** device) {
       asked.uuids.emplace_back(uuid);
       *device = &asked;
@@ -40,23 +37,16 @@ TEST(cuda_free_memory_by_nvml_is_of_the_device_or_the_part_with_this_uuid) {
     asked.known = kind + words;
     CHECK(free_bytes_by_nvml(standin, uuid) == 70000u);
     CHECK(asked.uuids.back() == kind + words);
-    CHECK(asked.opened == 1 && asked.closed == 1);
   }
 }
 
 TEST(cuda_what_nvml_does_not_know_is_left_open) {
   asked = {};
   CHECK(!free_bytes_by_nvml(standin, uuid));  // no device of that name
-  CHECK(asked.opened == 1 && asked.closed == 1);
+  CHECK(asked.uuids.size() == 2);
   asked = {};
   asked.known = "GPU-" + words, asked.has_memory = false;  // memory shared with the host
   CHECK(!free_bytes_by_nvml(standin, uuid));
-  CHECK(asked.opened == 1 && asked.closed == 1);
-  NvmlCalls refusing = standin;
-  refusing.init = [] { return 9; };  // NVML_ERROR_DRIVER_NOT_LOADED
-  asked = {};
-  CHECK(!free_bytes_by_nvml(refusing, uuid));
-  CHECK(asked.uuids.empty() && asked.closed == 0);
 }
 
 }  // namespace chai::cuda
