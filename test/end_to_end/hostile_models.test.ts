@@ -37,7 +37,7 @@ function change(root: unknown, { pick, value, remove }: Change): void {
       continue;
     }
     if (remove) delete at[key];
-    else at[key] = value;
+    else at[key] = structuredClone(value); // the next change may walk into it
     return;
   }
 }
