@@ -87,7 +87,7 @@ async function run(model: Model, options: CheckedOptions & { signal: AbortSignal
   const layers = layersOf(memberships, staticRule);
   const losses = await measureLosses(layers, judge, work);
   if (options.budget || options.clusters) losses.push(await measureElbows(elbows, judge, candidate, work));
-  await state.remove();
+  await state.finish(options.keepState);
   return {
     plan: makePlan(layers, options, config),
     model: config,

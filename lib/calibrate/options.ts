@@ -36,6 +36,7 @@ const schema = v.strictObject({
   concurrency: v.optional(count(1, 256), 4),
   stateFile: v.optional(path),
   resume: v.optional(flag, false),
+  keepState: v.optional(flag, false),
   signal,
   onProgress: v.optional(v.function('expected a function')),
 });
@@ -57,6 +58,7 @@ export interface CheckedOptions {
   concurrency: number;
   stateFile: string | undefined;
   resume: boolean;
+  keepState: boolean;
   signal: AbortSignal | undefined;
   onProgress: CalibrateOptions['onProgress'];
 }
@@ -80,7 +82,8 @@ export function checkOptions(options: unknown, { contextLength, layers, heads }:
     throw invalid(`option clusters: ${clusters.length} counts, but the model has ${layers} layers; give one count a layer`);
   if (clusters?.some((k) => k > heads))
     throw invalid(`option clusters: ${Math.max(...clusters)} clusters, but a layer has ${heads} heads; give at most so many`);
-  if (checked.resume && checked.stateFile === undefined) throw invalid('option resume: there is no stateFile to go on from');
+  for (const name of ['resume', 'keepState'] as const)
+    if (checked[name] && checked.stateFile === undefined) throw invalid(`option ${name}: it takes a stateFile`);
   return checked;
 }
 

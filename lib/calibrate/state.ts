@@ -1,5 +1,5 @@
 // What was computed so far, in a file: a calibration that was broken off goes on from there. In: named parts. Out: the same parts again.
-// The file is replaced as a whole, so that it is always one or the other, and removed when the calibration is done.
+// The file is replaced as a whole, so that it is always one or the other. When the calibration is done it is removed, or kept for the next budget.
 import { createHash } from 'node:crypto';
 import fs from 'node:fs/promises';
 import { ChaiError } from '../errors';
@@ -52,8 +52,10 @@ export class State {
     this.#parts[name] = part;
   }
 
-  async remove(): Promise<void> {
-    if (this.file !== undefined) await fs.rm(this.file, { force: true });
+  async finish(keep: boolean): Promise<void> {
+    if (this.file === undefined) return;
+    if (keep) await this.#write();
+    else await fs.rm(this.file, { force: true });
   }
 
   async #write(): Promise<void> {

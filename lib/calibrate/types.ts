@@ -36,10 +36,12 @@ export interface CalibrateOptions {
   addSpecialTokens?: boolean;
   /** Samples at work at a time; default 4. It changes no result on the CPU. */
   concurrency?: number;
-  /** A file that keeps what was computed, written every few seconds and removed at the end. */
+  /** A file that keeps what was computed, written every few seconds and removed at the end (but see `keepState`). */
   stateFile?: string;
-  /** Go on from `stateFile` where it is there. It must come from the same model, text and options. */
+  /** Go on from `stateFile` where it is there. It must come from the same model, text and options; budgets and methods may differ. */
   resume?: boolean;
+  /** Leave `stateFile` at the end: with `resume`, the next budget computes only what this one did not. */
+  keepState?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: CalibrationProgress) => void;
 }

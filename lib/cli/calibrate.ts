@@ -32,6 +32,7 @@ interface Flags extends LoadFlags {
   seed: number;
   concurrency: number;
   resume?: boolean;
+  state?: string;
   json?: boolean;
 }
 
@@ -62,7 +63,8 @@ export function addCalibrate(program: Command): Command {
     .option('--no-special-tokens', 'leave out what the tokenizer puts before a text')
     .option('--seed <n>', 'fixes what is drawn', number, 0)
     .option('--concurrency <count>', 'samples at work at a time', count, 4)
-    .option('--resume', 'go on where the same calibration was broken off');
+    .option('--resume', 'go on where the same calibration was broken off')
+    .option('--state <file>', 'use what this file holds, keep there what is computed: further budgets then take a fraction of the time');
   return addMachineOptions(command).option('--json', 'print the whole result as JSON').addHelpText('after', footer(help)).action(run);
 }
 
@@ -72,12 +74,15 @@ elbow of the error curve (the Kneedle rule) says how many a layer needs. With --
 is reduced alone, then all together. The plan also holds the typical membership of heads, for chai-static.
 
 Use the plan: put it into the model directory as head-plan.json, or pass it with --attention. Look at the report before you do.
-A run that was broken off (Ctrl-C, too) goes on with the same command and --resume. docs/calibration.md says all rules in full.
+A run that was broken off (Ctrl-C, too) goes on with the same command and --resume. For several budgets name one --state FILE in all commands: samples
+pass the model once, and no counts are measured twice. docs/calibration.md says all rules in full.
 
 Examples:
   chai-llm calibrate ./model --text book.txt
   chai-llm calibrate ./model --text a.jsonl.gz b.txt.xz --budget kv:20% --out ./model/head-plan.json
   chai-llm calibrate ./llama-7b --text c4.jsonl.gz --clusters 18x32,14x4
+  chai-llm calibrate ./model --text book.txt --budget kv:10% --out kv-10.json --state work.state
+  chai-llm calibrate ./model --text book.txt --budget kv:20% --out kv-20.json --state work.state
   chai-llm calibrate ./model --text chats.jsonl --warmup-start 24 --budget loss:1% --resume`;
 
 function budget(text: string): CalibrationBudget {
@@ -97,11 +102,11 @@ function countList(text: string): number[] {
 
 async function run(directory: string, flags: Flags): Promise<void> {
   const page = flags.report === false ? undefined : (flags.report ?? flags.out.replace(/(\.json)?$/i, '.html'));
-  await proveReplaceable(flags.out, page);
+  await proveReplaceable(flags.out, page, flags.state);
   await withModel(directory, { ...loadOptions(flags), attention: 'dense' }, async (model) => {
     const began = performance.now();
     const calibration = await untilInterrupted((signal) => measure(model, flags, signal));
-    if (!calibration) return void process.stderr.write('broken off; the same command with --resume goes on from what was saved\n');
+    if (!calibration) return void process.stderr.write(brokenOff(flags));
     await replaceFile(flags.out, planText(calibration.plan));
     const name = path.basename(path.resolve(directory));
     if (page !== undefined) await replaceFile(page, await calibrationPage(calibration, name));
@@ -111,18 +116,20 @@ async function run(directory: string, flags: Flags): Promise<void> {
   });
 }
 
+const brokenOff = ({ state }: Flags) => `broken off; the same command${state ? '' : ' with --resume'} goes on from what was saved\n`;
 const seconds = (since: number) => Math.round(performance.now() - since) / 1000;
 
 async function measure(model: Model, flags: Flags, signal: AbortSignal): Promise<Calibration> {
   const { calibrate } = await import('../index.js');
-  const { text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, resume, warmupStart } = flags;
+  const { text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, warmupStart } = flags;
+  const state = { stateFile: flags.state ?? `${flags.out}.state`, resume: flags.resume || flags.state !== undefined };
   const bar = remainingBar('calibrating');
   try {
     return await calibrate(model, {
-      ...{ text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, resume, warmupStart, signal },
+      ...{ text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, warmupStart, signal },
       clusters: flags.clusters?.length === 1 ? new Array(model.config.layers).fill(flags.clusters[0]) : flags.clusters,
       ...{ warmupTokens: flags.warmup, budget: flags.budget, addSpecialTokens: flags.specialTokens },
-      stateFile: `${flags.out}.state`,
+      ...{ ...state, keepState: flags.state !== undefined },
       onProgress: ({ phase, done, total, detail }) =>
         bar.update(done, phase === 'reading' ? 0 : total, `${titles[phase]}${detail && ` · ${detail}`}`),
     });

@@ -14,9 +14,14 @@ export async function proveWritable(...files: readonly (string | undefined)[]): 
   for (const file of given(files)) await proveAccess(file, (await found(file)) ? file : folderOf(file));
 }
 
-/** The same for files that are replaced as a whole: that takes the folder, and would put a plain file in the place of a device. */
+/**
+ * The same for files that are replaced as a whole: that takes the folder, and would put a plain file in the place of a device. One name for two
+ * would leave only the last.
+ */
 export async function proveReplaceable(...files: readonly (string | undefined)[]): Promise<void> {
-  for (const file of given(files)) {
+  const names = given(files).map((file) => path.resolve(file));
+  for (const [i, file] of given(files).entries()) {
+    if (names.indexOf(names[i] as string) < i) throw unwritable(file, 'two results have that name; name another one');
     if ((await found(file))?.isFile() === false) throw unwritable(file, 'it is there and is no regular file; name another one');
     await proveAccess(file, folderOf(file));
   }

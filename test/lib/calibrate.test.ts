@@ -384,7 +384,8 @@ test('options are refused by name', async () => {
   await refused(check({ clusters: [1, 0, 3, 8] }), /option clusters.*from 1/);
   await refused(check({ clusters: [1, 8, 3, 8], budget: { keyValueSaving: 0.1 } }), /clusters and budget/);
   await refused(check({ clustering: 'other' }), /option clustering/);
-  await refused(check({ resume: true }), /no stateFile/);
+  await refused(check({ resume: true }), /option resume: it takes a stateFile/);
+  await refused(check({ keepState: true }), /option keepState: it takes a stateFile/);
   await refused(check({ sample: 3 }), /sample/);
 });
 
@@ -409,7 +410,10 @@ test('a state is read as it was written, and nothing else is taken for one', asy
     fs.writeFileSync(file, text);
     await refused(State.open(file, true, 'this'), /is no state of a calibration/);
   }
-  await again.remove();
+  again.keep('late', 3);
+  await again.finish(true);
+  assert.is((await State.open(file, true, 'this')).get('late'), 3);
+  await again.finish(false);
   assert.not.ok(fs.existsSync(file));
   await refused(State.open(folder, true, 'this'), /is no state/);
   await refused(

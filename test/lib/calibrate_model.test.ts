@@ -250,6 +250,26 @@ test('a state of other work is refused, a budget may change with it', async () =
   assert.equal(await calibrate(model, { ...options, stateFile, resume: true }), first);
 });
 
+test('a state that is kept serves other budgets and methods', async () => {
+  const stateFile = inFolder('kept.state');
+  const rows = async (wishes: Partial<CalibrateOptions>) => {
+    const before = model.stats.rows;
+    const found = await calibrate(model, { ...options, ...wishes });
+    return { found, rows: model.stats.rows - before };
+  };
+  const kept = { stateFile, resume: true, keepState: true };
+  const [small, large] = [{ budget: { keyValueSaving: 0.05 } }, { budget: { keyValueSaving: 0.12 }, method: 'chai-static' }] as const;
+  const alone = { small: await rows(small), large: await rows(large) };
+  assert.equal((await rows({ ...kept, ...small })).found, alone.small.found);
+  const second = await rows({ ...kept, ...large });
+  assert.equal(second.found, alone.large.found);
+  assert.ok(second.rows < alone.large.rows - 48 * 10, `${second.rows}, alone ${alone.large.rows}: samples pass the model once`);
+  const again = await rows({ ...kept, ...large });
+  assert.equal(again.found, alone.large.found);
+  assert.ok(again.rows < alone.large.rows / 10, `${again.rows} of ${alone.large.rows}: nothing is measured twice`);
+  assert.ok(fs.existsSync(stateFile));
+});
+
 test('grouped-query models: only key heads that no cluster needs are saved', async () => {
   const grouped = await loadModel(path.join(root, 'test', 'fixtures', 'llama-gqa-tied-bf16'), { threads: 1 });
   try {
@@ -323,6 +343,26 @@ test('the command writes the plan and the report, and says what they hold', asyn
   const used = await cli(['generate', starter, 'Once', '--attention', out, '--max-tokens', '9', '--stats', '--threads', '1']);
   assert.is(used.code, 0, used.err);
   assert.match(used.err, /K\/V cache .*-1\d\.\d %/);
+});
+
+test('commands that name one state share what they computed', async () => {
+  const state = inFolder('shared.state');
+  for (const share of [5, 10]) {
+    const out = inFolder(`kv-${share}.json`);
+    const { code, err } = await cli([...arguments_, '--out', out, '--no-report', '--budget', `kv:${share}%`, '--state', state]);
+    assert.is(code, 0, err);
+    const alone = inFolder(`kv-${share}-alone.json`);
+    assert.is((await cli([...arguments_, '--out', alone, '--no-report', '--budget', `kv:${share}%`])).code, 0);
+    assert.equal(fs.readFileSync(out), fs.readFileSync(alone));
+    assert.ok(fs.existsSync(state));
+    assert.not.ok(fs.existsSync(`${out}.state`));
+  }
+  const other = await cli([...arguments_, '--out', inFolder('kv.json'), '--state', state, '--seed', '9', '--budget', 'kv:5%']);
+  assert.is(other.code, 2);
+  assert.match(other.err, /shared\.state is of another model, another text or other options/);
+  const twice = await cli([...arguments_, '--out', inFolder('kv.json'), '--state', inFolder('kv.json')]);
+  assert.is(twice.code, 2);
+  assert.match(twice.err, /two results have that name/);
 });
 
 test('the command prints JSON, and refuses what it cannot do', async () => {
