@@ -6,6 +6,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { evaluate, loadModel, readHeadPlan } from '../dist/index.js';
 import { chooseDropped, dropHeads, headImportance } from './accuracy_study/drop_heads.mjs';
+import { templated, wholeText } from './accuracy_study/excerpts.mjs';
 import { chartOf, markdownOf, resultOf, textOf } from './accuracy_study/report.mjs';
 import { countsOf, variantsOf } from './accuracy_study/variants.mjs';
 
@@ -15,19 +16,20 @@ const usage = `usage: node scripts/accuracy_study.mjs --model DIR --plan FILE...
   --held-out FILE      text that the model has not seen: the measure of budgets
   --wikitext FILE      WikiText-2 (plain, .gz, .xz)
   --eval DIR           folder with blimp, lambada, arc_easy, arc_challenge, piqa, hellaswag, boolq as .jsonl(.gz|.xz); those there are run
+  --template TEXT      one more set: held-out text in pieces, each behind this text; clusters found in it, after its first token, behind it
   --calibration FILE   other text, for the choice of heads to drop (default: none is dropped by need)
   --work DIR           where finished cells, head importance and models without heads lie
   --out FILE           the result as JSON (default: bench/results/accuracy-NAME.json, NAME the model directory's)
   --markdown FILE, --chart FILE    tables, and an SVG of perplexity against K/V bytes
   --limit N            items of each evaluation set (default 1000; 0: all)      --blimp-limit N     (default 6700)
   --windows N          windows of each text (default 200; 0: all)               --window, --stride  tokens
-  --warmups 3,5,8,16 --starts 0,1,8,32 --seeds 1,2    what is swept            --importance-windows N   (default 12)
-  --only REGEX         variants by name                                          --minutes M         stop after so long
+  --warmups 3,5,8,16 --starts 0,1,8,32 --seeds 1,2    what is swept            --importance-windows N   (default 32)
+  --only 'REGEX [on REGEX]'   variants by name, of sets by name (repeatable)    --minutes M         stop after so long
   --device, --threads, --cache-type, --seed N`;
 
 const { values: flags } = parseArgs({
   options: {
-    ...Object.fromEntries(['plan', 'clusters'].map((name) => [name, { type: 'string', multiple: true, default: [] }])),
+    ...Object.fromEntries(['plan', 'clusters', 'only'].map((name) => [name, { type: 'string', multiple: true, default: [] }])),
     ...Object.fromEntries(
       [
         'model',
@@ -41,7 +43,7 @@ const { values: flags } = parseArgs({
         'chart',
         'window',
         'stride',
-        'only',
+        'template',
         'device',
       ].map((name) => [name, { type: 'string' }]),
     ),
@@ -55,12 +57,13 @@ const { values: flags } = parseArgs({
         seeds: '1,2',
         minutes: '1e9',
       })
-        .concat(Object.entries({ 'importance-windows': '12', seed: '0', threads: '0', 'cache-type': 'auto' }))
+        .concat(Object.entries({ 'importance-windows': '32', seed: '0', threads: '0', 'cache-type': 'auto' }))
         .map(([name, value]) => [name, { type: 'string', default: value }]),
     ),
     help: { type: 'boolean' },
   },
 });
+if (flags.only.length === 0) flags.only.push('');
 if (flags.help || !flags.model || !flags['held-out'] || !flags.work || flags.plan.length + flags.clusters.length === 0) {
   process.stdout.write(`${usage}\n`);
   process.exit(flags.help ? 0 : 2);
@@ -88,6 +91,7 @@ async function findTasks() {
     options: { ...windows, ...(task === 'agreement' && { stride: undefined }) },
   });
   const tasks = [text('held-out', 'perplexity', flags['held-out'], 0), text('agreement', 'agreement', flags['held-out'], 1)];
+  if (flags.template) tasks.push(text('templated', 'perplexity', templatedPath(), 2));
   if (flags.wikitext) tasks.push(text('wikitext2', 'perplexity', flags.wikitext, 1));
   const files = flags.eval ? await fs.readdir(flags.eval) : [];
   for (const [task, tier] of Object.entries({ blimp: 1, lambada: 2, arc_easy: 3, hellaswag: 3, piqa: 3, arc_challenge: 3, boolq: 3 })) {
@@ -112,7 +116,7 @@ async function readPlans({ layers, heads }) {
 }
 
 /** Adds plan and model directory to the variants that leave heads out; drops those that cannot be made. */
-async function makeDropped(variants, plans, config, signal) {
+async function makeDropped(variants, plans, config, weights, signal) {
   const made = [];
   let importance;
   for (const variant of variants) {
@@ -124,7 +128,7 @@ async function makeDropped(variants, plans, config, signal) {
     if (variant.family === 'drop')
       importance ??= await headImportance(flags.model, flags.calibration, {
         ...{ ...config, load, signal, windows: Number(flags['importance-windows']) },
-        cache: path.join(flags.work, 'head-importance.json'),
+        cache: path.join(flags.work, `head-importance-${importancePrint(weights)}.json`),
         onHead: (head) => say(`without head ${head}`),
       });
     const counts = countsOf(plans.get(variant.budget));
@@ -133,6 +137,28 @@ async function makeDropped(variants, plans, config, signal) {
     made.push({ ...variant, directory, dropped, plan: await dropHeads(flags.model, directory, { ...config, dropped }) });
   }
   return made;
+}
+
+const importancePrint = (weights) =>
+  sha256(JSON.stringify([weights, path.basename(flags.calibration), flags['importance-windows']])).slice(0, 8);
+
+/** What --only names; of the templated set only what asks which tokens tell the clusters. */
+function wanted(variant, task) {
+  if (task.name === 'templated' && !['CHAI', 'CHAI-static', 'start', 'warm-up'].includes(variant.family)) return false;
+  const matches = (pattern, name) => new RegExp(pattern ?? '').test(name);
+  return flags.only.some((pair) => {
+    const [variants, sets] = pair.split(/ on (?=[^ ]+$)/);
+    return matches(variants, variant.name) && matches(sets, task.name);
+  });
+}
+
+const templatedPath = () => path.join(flags.work, `templated-${sha256(flags.template).slice(0, 8)}.jsonl`);
+
+/** Tokens of the template; the set is written into the work folder. */
+async function writeTemplated(model) {
+  const pieces = templated(await wholeText(flags['held-out']), flags.template, 3 * model.config.contextLength);
+  await fs.writeFile(templatedPath(), pieces);
+  return model.tokenizer.encode(flags.template).length;
 }
 
 const cellPath = (task, variant) => path.join(flags.work, 'cells', `${task.name}--${variant.name.replace(/[^\w.=-]+/g, '_')}.json`);
@@ -196,17 +222,19 @@ async function main() {
     for (const name of (await fs.readdir(flags.model)).filter((file) => file.endsWith('.safetensors')).sort())
       weights.push(sha256(await fs.readFile(path.join(flags.model, name))));
     const plans = new Map(await readPlans(model.config));
-    const sweep = { heads, keyValueHeads, warmups: numbers(flags.warmups), starts: numbers(flags.starts), seeds: numbers(flags.seeds) };
-    const wanted = [...plans]
-      .flatMap(([budget, plan]) => variantsOf(budget, plan, sweep))
-      .filter(({ name }) => new RegExp(flags.only ?? '').test(name));
+    const starts = [...numbers(flags.starts), ...(flags.template ? [await writeTemplated(model)] : [])];
+    const sweep = { heads, keyValueHeads, warmups: numbers(flags.warmups), starts, seeds: numbers(flags.seeds) };
     const tasks = await findTasks();
-    let variants = wanted.filter(({ plan }) => plan);
+    const chosen = [...plans]
+      .flatMap(([budget, plan]) => variantsOf(budget, plan, sweep))
+      .filter((variant) => tasks.some((task) => wanted(variant, task)));
+    let variants = chosen.filter(({ plan }) => plan);
     try {
-      variants = await makeDropped(wanted, plans, { layers, heads }, abort.signal);
+      variants = await makeDropped(chosen, plans, { layers, heads }, weights, abort.signal);
       const missing = [];
       for (const task of tasks)
-        for (const variant of variants) if (!(await readCell(weights, task, variant))) missing.push({ task, variant });
+        for (const variant of variants)
+          if (wanted(variant, task) && !(await readCell(weights, task, variant))) missing.push({ task, variant });
       const runs = runsOf(missing);
       say(`${variants.length} variants, ${tasks.length} tasks, ${missing.length} cells to do in ${runs.length} runs`);
       for (const [i, run] of runs.entries()) {
@@ -218,7 +246,7 @@ async function main() {
       say('stopped: the time is used up, or Ctrl-C; what is done is reported, run the same command again to go on');
     }
     const cells = [];
-    for (const task of tasks) for (const variant of variants) cells.push(await readCell(weights, task, variant));
+    for (const task of tasks) for (const variant of variants) if (wanted(variant, task)) cells.push(await readCell(weights, task, variant));
     await report(model, variants, tasks, cells.filter(Boolean));
   } finally {
     clearTimeout(timer);

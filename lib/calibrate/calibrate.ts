@@ -65,7 +65,7 @@ async function run(model: Model, options: CheckedOptions & { signal: AbortSignal
   const guiding = (_: unknown, i: number) => options.budget !== undefined && i % 2 === 1;
   const guide = new HeldOut('guide', drawn.heldOut.filter(guiding), work, 'search');
   const judge = new HeldOut(
-    'judge',
+    options.budget ? 'judge' : 'judge of all',
     drawn.heldOut.filter((window, i) => !guiding(window, i)),
     work,
     'measuring',
@@ -111,7 +111,7 @@ async function run(model: Model, options: CheckedOptions & { signal: AbortSignal
 /** What results follow from, beside the tokens drawn. */
 function settings(options: CheckedOptions, { config }: Model) {
   const { samples, length, warmupTokens, warmupStart, clustering, heldOut, seed, addSpecialTokens } = options;
-  return { samples, length, warmupTokens, warmupStart, clustering, heldOut, seed, addSpecialTokens, withBudget: !!options.budget, config };
+  return { samples, length, warmupTokens, warmupStart, clustering, heldOut, seed, addSpecialTokens, config };
 }
 
 function asUsed(options: CheckedOptions, { samples, heldOut }: Drawn): Calibration['options'] {

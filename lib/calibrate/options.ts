@@ -17,7 +17,7 @@ const paths = v.pipe(v.array(path, 'expected a list of paths'), v.minLength(1, '
 const schema = v.strictObject({
   text: paths,
   samples: v.optional(count(1, 1 << 20), 1024),
-  length: v.optional(count(3, 1 << 20), 256),
+  length: v.optional(count(3, 1 << 20)),
   warmupTokens: v.optional(count(1, mostRows), 5),
   warmupStart: v.optional(count(0, mostRows - 1), 0),
   clustering: v.optional(v.picklist(['kmeans', 'average-linkage-cosine'], "expected 'kmeans' or 'average-linkage-cosine'"), 'kmeans'),
@@ -64,20 +64,26 @@ export interface CheckedOptions {
 }
 
 /** What of a model bounds the options. */
-export type Limits = Pick<ModelConfig, 'contextLength' | 'layers' | 'heads'>;
+export type Limits = Pick<ModelConfig, 'contextLength' | 'layers' | 'heads' | 'keyValueHeads'>;
 
-export function checkOptions(options: unknown, { contextLength, layers, heads }: Limits): CheckedOptions {
-  const checked = checkedBy(schema, options, 'calibrate') as CheckedOptions;
-  const { length, warmupStart, warmupTokens } = checked;
+export function checkOptions(options: unknown, { contextLength, layers, heads, keyValueHeads }: Limits): CheckedOptions {
+  const given = checkedBy(schema, options, 'calibrate') as CheckedOptions;
+  const checked = { ...given, length: given.length ?? Math.min(256, contextLength) };
+  const { length, warmupStart, warmupTokens, budget } = checked;
   if (length > contextLength) throw invalid(`option length: ${length} tokens are more than the ${contextLength} a session may hold`);
   const warmup = warmupStart + warmupTokens;
   if (warmup > mostRows || warmup >= length)
     throw invalid(
       `warmupStart + warmupTokens is ${warmup}; it must be below length (${length}), and at most ${mostRows}: lower it, or raise length`,
     );
-  if (checked.budget && checked.heldOut < 4) throw invalid('option heldOut: a budget takes 4 windows or more, 2 to search and 2 to check');
+  if (budget && checked.heldOut < 4) throw invalid('option heldOut: a budget takes 4 windows or more, 2 to search and 2 to check');
+  const most = (keyValueHeads - 1) / (2 * keyValueHeads);
+  if (budget && 'keyValueSaving' in budget && budget.keyValueSaving > most + 1e-12)
+    throw invalid(
+      `a K/V saving of ${percent(budget.keyValueSaving)} cannot be met: with one cluster a layer this model saves ${percent(most)}, since values are kept`,
+    );
   const { clusters } = checked;
-  if (clusters && checked.budget) throw invalid('options clusters and budget: counts are either given or searched for; leave one out');
+  if (clusters && budget) throw invalid('options clusters and budget: counts are either given or searched for; leave one out');
   if (clusters && clusters.length !== layers)
     throw invalid(`option clusters: ${clusters.length} counts, but the model has ${layers} layers; give one count a layer`);
   if (clusters?.some((k) => k > heads))
@@ -86,6 +92,8 @@ export function checkOptions(options: unknown, { contextLength, layers, heads }:
     if (checked[name] && checked.stateFile === undefined) throw invalid(`option ${name}: it takes a stateFile`);
   return checked;
 }
+
+const percent = (part: number) => `${Number((part * 100).toFixed(2))} %`;
 
 function invalid(message: string): ChaiError {
   return new ChaiError('OPTION_INVALID', `calibrate: ${message}`);

@@ -6,7 +6,6 @@
 //    slots measurements); for a saving, the one candidate.
 // 4. Small exchanges that the prediction likes best are measured; those that are better are kept (at most 24 measurements).
 import type { ModelConfig } from '../config';
-import { ChaiError } from '../errors';
 import type { Turn } from '../turn';
 import { allocate, type Choice, type Frontier, lossCurve } from './allocation';
 import { savedSlots } from './plan';
@@ -45,13 +44,6 @@ export async function search(
 ): Promise<SearchResult> {
   const { heads, keyValueHeads, layers: count } = config;
   const slots = 2 * keyValueHeads * count;
-  const most = (count * (keyValueHeads - 1)) / slots;
-  if ('keyValueSaving' in budget && budget.keyValueSaving > most + 1e-12)
-    throw new ChaiError(
-      'OPTION_INVALID',
-      `calibrate: a K/V saving of ${percent(budget.keyValueSaving)} cannot be met: with one cluster a layer this model saves ` +
-        `${percent(most)}, since values are kept`,
-    );
   const alone = await measureAlone(elbows, config, measure);
   const curves = alone.map((layer) =>
     lossCurve(
@@ -73,8 +65,6 @@ export async function search(
   const better = (loss: number) => loss <= target;
   return { ...(await refine(found, curves, { moves: reductions(config), better, measure })), layers: alone };
 }
-
-const percent = (share: number) => `${Number((share * 100).toFixed(2))} %`;
 
 interface Found {
   clusters: number[];

@@ -119,5 +119,5 @@ function parse(text: string): unknown {
 }
 
 export function unusable(file: string, what: string): ChaiError {
-  return new ChaiError('OPTION_INVALID', `calibrate: ${file} ${what}; begin anew (without resume), or remove it`);
+  return new ChaiError('OPTION_INVALID', `calibrate: ${file} ${what}; remove it, or name another state file`);
 }

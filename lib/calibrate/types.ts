@@ -14,7 +14,7 @@ export interface CalibrateOptions {
   text: readonly string[];
   /** Samples, drawn by the seed from all windows of the text; default 1024, or as many as there are. */
   samples?: number;
-  /** Tokens of a sample and of a held-out window; default 256. Attention scores of the first 255 of them are looked at. */
+  /** Tokens of a sample and of a held-out window; default 256, or the context where that is shorter. Attention scores of the first 255 of them are looked at. */
   length?: number;
   /** The plan's W and S: membership is found from tokens S .. S + W - 1; default 5 and 0. S + W must be below `length` and at most 255. */
   warmupTokens?: number;

@@ -1,10 +1,12 @@
 // `chai-llm calibrate`: finds how a model's heads cluster. In: a directory and text. Out: a head plan, a report page, a table or JSON.
+import fs from 'node:fs/promises';
 import path from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { planText } from '../calibrate/plan';
 import { calibrationPage } from '../calibrate/report/page';
 import { replaceFile } from '../calibrate/state';
 import type { Calibration, CalibrationBudget, CalibrationProgress } from '../calibrate/types';
+import { ChaiError } from '../errors';
 import type { Model } from '../index';
 import { version } from '../version';
 import { counted, table } from './format';
@@ -19,7 +21,7 @@ interface Flags extends LoadFlags {
   /** false with --no-report. */
   report?: string | false;
   samples: number;
-  length: number;
+  length?: number;
   warmup: number;
   warmupStart: number;
   clustering: 'kmeans' | 'average-linkage-cosine';
@@ -49,7 +51,7 @@ export function addCalibrate(program: Command): Command {
     .option('--budget <budget>', 'kv:15% saves at least that share of the K/V cache; loss:2% raises perplexity at most so much', budget)
     .option('--clusters <list>', 'counts that are known already: one for all layers, or a list such as 18x32,14x4', countList)
     .option('--samples <count>', 'samples of the text, drawn by the seed', count, 1024)
-    .option('--length <tokens>', 'tokens of a sample', count, 256)
+    .option('--length <tokens>', 'tokens of a sample (default: 256, or the context where that is shorter)', count)
     .option('--warmup <tokens>', 'W: tokens from which a sequence finds its membership', count, 5)
     .option('--warmup-start <tokens>', 'S: tokens before these, such as a template that all requests share', number, 0)
     .addOption(new Option('--clustering <method>', 'how heads are grouped').choices(['kmeans', 'average-linkage-cosine']).default('kmeans'))
@@ -103,6 +105,7 @@ function countList(text: string): number[] {
 async function run(directory: string, flags: Flags): Promise<void> {
   const page = flags.report === false ? undefined : (flags.report ?? flags.out.replace(/(\.json)?$/i, '.html'));
   await proveReplaceable(flags.out, page, flags.state);
+  await proveNothingLost(flags);
   await withModel(directory, { ...loadOptions(flags), attention: 'dense' }, async (model) => {
     const began = performance.now();
     const calibration = await untilInterrupted((signal) => measure(model, flags, signal));
@@ -116,13 +119,25 @@ async function run(directory: string, flags: Flags): Promise<void> {
   });
 }
 
+/** Beginning anew would write over what a broken-off run has saved. */
+async function proveNothingLost({ out, resume, state }: Flags): Promise<void> {
+  const saved = savedIn(out);
+  const there = await fs.access(saved).then(
+    () => true,
+    () => false,
+  );
+  if (there && !resume && state === undefined)
+    throw new ChaiError('OPTION_INVALID', `${saved} is there, of a run that was broken off: go on from it with --resume, or remove it`);
+}
+
+const savedIn = (out: string) => `${out}.state`;
 const brokenOff = ({ state }: Flags) => `broken off; the same command${state ? '' : ' with --resume'} goes on from what was saved\n`;
 const seconds = (since: number) => Math.round(performance.now() - since) / 1000;
 
 async function measure(model: Model, flags: Flags, signal: AbortSignal): Promise<Calibration> {
   const { calibrate } = await import('../index.js');
   const { text, samples, length, clustering, method, heldOut, heldOutText, seed, concurrency, warmupStart } = flags;
-  const state = { stateFile: flags.state ?? `${flags.out}.state`, resume: flags.resume || flags.state !== undefined };
+  const state = { stateFile: flags.state ?? savedIn(flags.out), resume: flags.resume || flags.state !== undefined };
   const bar = remainingBar('calibrating');
   try {
     return await calibrate(model, {
@@ -164,7 +179,7 @@ function show(calibration: Calibration, out: string, page: string | undefined): 
     '',
     table([[`on ${judged} held-out windows`, 'K/V saved', 'perplexity', 'to dense'], ...rows]),
     '',
-    ...(search ? [searchLine(calibration), ''] : []),
+    ...(search ? [searchLine(calibration), ...missed(calibration), ''] : []),
     `wrote ${out}${page === undefined ? '' : ` and ${page}`}`,
   ].join('\n');
 }
@@ -175,4 +190,11 @@ function searchLine({ options, search }: Calibration): string {
   const wish =
     !asked || 'keyValueSaving' in asked ? `saving ${percent(asked?.keyValueSaving ?? 0)}` : `at most ${signed(asked.perplexityIncrease)}`;
   return `budget (${wish}): ${percent(keyValueSaving)} saved at ${signed(increase)} perplexity on the other ${guided} windows, after ${counted(evaluations, 'measurement')}`;
+}
+
+/** The search meets its budget on the windows that guide it; others may say something else. */
+function missed({ options: { budget }, losses, plan }: Calibration): string[] {
+  const { increase = 0 } = losses.find(({ name }) => name === plan.method) ?? {};
+  if (!budget || 'keyValueSaving' in budget || increase <= budget.perplexityIncrease) return [];
+  return [`these windows cost more than that (${signed(increase)}, above): ask for less, or give more --held-out windows`];
 }

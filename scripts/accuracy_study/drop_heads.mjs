@@ -88,11 +88,11 @@ export async function headImportance(directory, text, { layers, heads, cache, lo
 }
 
 /**
- * Which heads to drop, [layer, head], so that as many bytes go as with `counts` clusters: a dropped head saves its key and its value, a
- * clustered one its key alone. The least needed first, or by chance (`seed`); each layer keeps one.
+ * Which heads to drop, [layer, head], so that as many bytes go as with `counts` clusters, or half a head's fewer: a dropped head saves its
+ * key and its value, a clustered one its key alone. The least needed first, or by chance (`seed`); each layer keeps one.
  */
 export function chooseDropped(counts, heads, { importance, seed }) {
-  const wanted = Math.round(counts.reduce((sum, count) => sum + heads - count, 0) / 2);
+  const wanted = Math.floor(counts.reduce((sum, count) => sum + heads - count, 0) / 2);
   const random = randomNumbers(seed ?? 0);
   const all = counts.flatMap((_, layer) =>
     Array.from({ length: heads }, (_, head) => [layer, head, importance ? importance[layer][head] : random()]),

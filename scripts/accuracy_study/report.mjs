@@ -15,6 +15,7 @@ const figureOf = (task) => mainFigure[task] ?? 'accuracy';
 const find = ({ figures }, name) => figures.find((figure) => figure.name === name);
 const titles = {
   'held-out': 'held-out perplexity',
+  templated: 'behind a template, perplexity',
   wikitext2: 'WikiText-2 perplexity',
   agreement: 'same top token, %',
   blimp: 'BLiMP',
@@ -40,22 +41,28 @@ export function resultOf(about, variants, cells) {
     const results = Object.fromEntries(mine.map(({ task, result }) => [task, { figures: result.figures, cacheBytes: result.cacheBytes }]));
     return { name, budget, family, tier, about: what, clusters, dropped, saved: held && savedOf(held.result.cacheBytes), results };
   });
-  return { ...about, tasks, variants: list, best: bestOf(list) };
+  return { ...about, tasks, variants: list, best: bestOf(list, tasks) };
 }
 
-/** Relative held-out perplexity, percent, with its paired standard error. */
-function lossOf({ results }, task = 'held-out') {
+/**
+ * Relative perplexity, percent, with its paired standard error: that of the ratio, by the delta method. What it takes of the two perplexities'
+ * covariance follows from their errors and from that of their difference.
+ */
+export function lossOf({ results }, tasks, task = 'held-out') {
   const figure = results[task] && find(results[task], 'perplexity');
   if (!figure?.difference) return undefined;
-  const dense = figure.value - figure.difference.value;
-  return { value: (figure.difference.value / dense) * 100, standardError: (figure.difference.standardError / dense) * 100 };
+  const { value, standardError, difference } = figure;
+  const { value: dense, standardError: denseError } = find({ figures: tasks[task].dense }, 'perplexity');
+  const covariance = (standardError ** 2 + denseError ** 2 - difference.standardError ** 2) / 2;
+  const variance = (standardError / value) ** 2 + (denseError / dense) ** 2 - (2 * covariance) / (value * dense);
+  return { value: (value / dense - 1) * 100, standardError: (value / dense) * Math.sqrt(Math.max(0, variance)) * 100 };
 }
 
 /** The largest saving whose loss stays within the bound, of the methods themselves. */
-function bestOf(variants) {
-  const within = variants.filter((variant) => variant.tier === 0 && (lossOf(variant)?.value ?? Infinity) <= allowedLoss);
-  const best = within.toSorted((a, b) => b.saved - a.saved || lossOf(a).value - lossOf(b).value)[0];
-  return best && { variant: best.name, saved: best.saved, lossPercent: lossOf(best).value, allowedLoss };
+function bestOf(variants, tasks) {
+  const within = variants.filter((variant) => variant.tier === 0 && (lossOf(variant, tasks)?.value ?? Infinity) <= allowedLoss);
+  const best = within.toSorted((a, b) => b.saved - a.saved || lossOf(a, tasks).value - lossOf(b, tasks).value)[0];
+  return best && { variant: best.name, saved: best.saved, lossPercent: lossOf(best, tasks).value, allowedLoss };
 }
 
 const compact = (figures) =>
@@ -95,11 +102,11 @@ function columnsOf(tasks) {
   });
 }
 
-function difference(variant, { task, figure: name }) {
+function difference(variant, tasks, { task, figure: name }) {
   const figure = variant.results[task] && find(variant.results[task], name);
   if (!figure) return '';
   if (name === 'perplexity') {
-    const { value, standardError } = lossOf(variant, task);
+    const { value, standardError } = lossOf(variant, tasks, task);
     return `${signed(value, 2)} ± ${standardError.toFixed(2)} %`;
   }
   if (name === 'meanDivergence') return `${figure.value.toFixed(4)} ± ${figure.standardError.toFixed(4)}`;
@@ -135,7 +142,7 @@ export function markdownOf(result) {
     const rows = mine.map((variant) => [
       variant.name.slice(budget.length + 1),
       variant.saved === undefined ? '' : `${signed(-variant.saved * 100, 1)} %`,
-      ...columns.map((column) => difference(variant, column)),
+      ...columns.map((column) => difference(variant, tasks, column)),
     ]);
     parts.push(tableOf(head, rows));
   }
@@ -151,10 +158,10 @@ const shownFamilies = ['CHAI', 'CHAI-static', 'drop', 'drop-random', 'random mem
 const words = { drop: 'heads dropped, least needed', 'drop-random': 'heads dropped, random', 'shared values': 'values shared too' };
 
 /** Held-out perplexity lost against K/V bytes saved: a line for each family, a mark for each budget, bars of one paired standard error. */
-export function chartOf({ name, variants }) {
+export function chartOf({ name, variants, tasks }) {
   const points = variants
-    .filter((variant) => shownFamilies.includes(variant.family) && lossOf(variant))
-    .map((variant) => ({ family: variant.family, x: variant.saved * 100, loss: lossOf(variant) }));
+    .filter((variant) => shownFamilies.includes(variant.family) && lossOf(variant, tasks))
+    .map((variant) => ({ family: variant.family, x: variant.saved * 100, loss: lossOf(variant, tasks) }));
   const [left, right, top, bottom] = [70, 560, 50, 400];
   const xs = ticksOf([0, ...points.map(({ x }) => x)]);
   const ys = ticksOf([0, ...points.flatMap(({ loss }) => [loss.value - loss.standardError, loss.value + loss.standardError])]);

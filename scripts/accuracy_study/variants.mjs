@@ -77,10 +77,11 @@ export function variantsOf(budget, plan, { heads, keyValueHeads, warmups, starts
   const online = { ...plan, method: 'chai' };
   const { warmupTokens = 5, warmupStart = 0, clustering = 'kmeans' } = plan;
   add(0, 'CHAI', 'CHAI', online, `clusters found online, ${clustering}, W = ${warmupTokens}, start ${warmupStart}`);
-  if (isStatic(plan)) add(0, 'CHAI-static', 'CHAI-static', { ...plan, method: 'chai-static' }, 'the most frequent clusters, for all texts');
+  if (isStatic(plan))
+    add(0, 'CHAI-static', 'CHAI-static', { ...plan, method: 'chai-static' }, 'the same clusters for all texts, chosen in calibration');
   if (heads === keyValueHeads) {
-    add(1, 'drop', 'heads dropped, least needed', undefined, 'as many bytes saved by whole heads: those whose loss alone costs least');
-    add(1, 'drop-random', 'heads dropped, random', undefined, 'as many bytes saved by whole heads, drawn by chance');
+    add(1, 'drop', 'heads dropped, least needed', undefined, 'no more bytes saved, by whole heads: those whose loss alone costs least');
+    add(1, 'drop-random', 'heads dropped, random', undefined, 'no more bytes saved, by whole heads drawn by chance');
   }
   for (const seed of seeds)
     add(

@@ -46,6 +46,7 @@ test('a model without heads computes what one whose heads give nothing computes,
     [2, 0],
   ];
   assert.equal(chooseDropped([1, 1], 2, { importance }), [[1, 1]]);
+  assert.is(chooseDropped([2, 2, 2, 1], 8, { seed: 1 }).length, 12, 'never more bytes than the clusters save');
 });
 
 test('controls keep the budget: as many clusters, members by chance, values shared as the map says', async () => {
@@ -85,6 +86,10 @@ test('the script measures, skips what is done, and reports', () => {
     '64',
     '--only',
     'CHAI$|CHAI-static$|dropped, random|values',
+    '--only',
+    'W = 3 on templated|held-out',
+    '--template',
+    'Once upon a time: ',
     '--out',
     out,
     '--markdown',
@@ -99,23 +104,77 @@ test('the script measures, skips what is done, and reports', () => {
     assert.is(status, 0, stderr);
     return stderr;
   };
-  assert.match(run(), /4 variants, 8 tasks, 32 cells to do/); // held-out, agreement and six sets of items
+  assert.match(run(), /5 variants, 9 tasks, 36 cells to do/); // held-out, agreement, six sets of items; two variants behind the template; W = 3 of two sets
   const first = fs.readFileSync(out, 'utf8');
-  assert.match(run(), /4 variants, 8 tasks, 0 cells to do/);
+  assert.match(run(), /5 variants, 9 tasks, 0 cells to do/);
   assert.is(fs.readFileSync(out, 'utf8'), first);
   assert.match(run('--limit', '2'), / 20 cells to do/); // other items for all five sets but blimp
   const result = JSON.parse(first);
-  assert.equal(Object.keys(result.tasks), ['held-out', 'agreement', 'blimp', 'lambada', 'arc_easy', 'hellaswag', 'piqa', 'boolq']);
+  assert.equal(Object.keys(result.tasks), [
+    'held-out',
+    'agreement',
+    'templated',
+    'blimp',
+    'lambada',
+    'arc_easy',
+    'hellaswag',
+    'piqa',
+    'boolq',
+  ]);
   assert.ok(result.tasks.boolq.noSignal, 'three items tell nothing');
   const saved = Object.fromEntries(
     result.variants.map(({ name, saved: share }: { name: string; saved: number }) => [name.slice(10), share]),
   );
-  assert.equal(saved, { CHAI: 0.078125, 'CHAI-static': 0.078125, 'heads dropped, random': 0.09375, 'values shared too': 0.15625 });
+  assert.equal(saved, {
+    CHAI: 0.078125,
+    'CHAI-static': 0.078125,
+    'heads dropped, random': 0.0625,
+    'W = 3': 0.078125,
+    'values shared too': 0.15625,
+  });
   const tables = fs.readFileSync(markdown, 'utf8');
   assert.match(tables, /### head-plan: clusters 3, 8, 8, 8/);
   assert.match(tables, /\| CHAI \| −7\.8 % \| [+−]\d+\.\d\d ± \d+\.\d\d % \|/);
   assert.match(tables, /BoolQ \(no signal\)/);
   assert.is(fs.readFileSync(chart, 'utf8').match(/<circle [^>]*r="3.5"/g)?.length, 4);
+});
+
+test('excerpts are whole paragraphs of one book, pieces behind a template whole words', async () => {
+  const { excerptsOf, templated } = await study('excerpts');
+  const paragraphs = (book: string, count: number) => Array.from({ length: count }, (_, i) => `${book}${i} is said.`).join('\n\n');
+  const text = [paragraphs('one', 40), paragraphs('two', 40)].join('\f');
+  const found = (excerptsOf(text, 4, 60) as string).split('\f');
+  assert.is(found.length, 4);
+  for (const excerpt of found) {
+    assert.ok(excerpt.length <= 60);
+    for (const paragraph of excerpt.split('\n\n')) assert.match(paragraph, /^(one|two)\d+ is said\.$/);
+  }
+  const pieces = (templated('some words and some more', 'Q: ', 12) as string).trim().split('\n');
+  assert.equal(
+    pieces.map((piece) => JSON.parse(piece).text),
+    ['Q: some words', 'Q: and some', 'Q: more'],
+  );
+});
+
+test('a relative loss has the paired error of the ratio', async () => {
+  const { lossOf } = await study('report');
+  // Perplexities of 4 windows under both; the error of the ratio by the log differences themselves.
+  const [dense, other] = [
+    [3, 3.5, 4, 4.2],
+    [3.3, 3.7, 4.4, 4.5],
+  ] as const;
+  const mean = (list: readonly number[]) => list.reduce((sum, value) => sum + value, 0) / list.length;
+  const error = (list: readonly number[]) => Math.sqrt(list.reduce((sum, value) => sum + (value - mean(list)) ** 2, 0) / 3 / 4);
+  const differences = other.map((value, i) => value - (dense[i] as number));
+  const [p, q] = [Math.exp(mean(other)), Math.exp(mean(dense))];
+  const linear = other.map((value, i) => p * value - q * (dense[i] as number)); // delta method, as the figures themselves have it
+  const figure = (value: number, standardError: number) => ({ name: 'perplexity', value, standardError });
+  const variant = {
+    results: { a: { figures: [{ ...figure(p, p * error(other)), difference: { value: p - q, standardError: error(linear) } }] } },
+  };
+  const loss = lossOf(variant, { a: { dense: [figure(q, q * error(dense))] } }, 'a');
+  assert.ok(Math.abs(loss.value - 100 * Math.expm1(mean(differences))) < 1e-9);
+  assert.ok(Math.abs(loss.standardError - 100 * (p / q) * error(differences)) < 1e-9, `${loss.standardError}`);
 });
 
 test.run();

@@ -260,6 +260,7 @@ test('a state that is kept serves other budgets and methods', async () => {
   const kept = { stateFile, resume: true, keepState: true };
   const [small, large] = [{ budget: { keyValueSaving: 0.05 } }, { budget: { keyValueSaving: 0.12 }, method: 'chai-static' }] as const;
   const alone = { small: await rows(small), large: await rows(large) };
+  assert.equal((await rows(kept)).found, first, 'the elbows');
   assert.equal((await rows({ ...kept, ...small })).found, alone.small.found);
   const second = await rows({ ...kept, ...large });
   assert.equal(second.found, alone.large.found);
@@ -290,7 +291,9 @@ test('whatever is wrong is told before or while working, and nothing is left ope
   await refused(calibrate(model, { ...options, length: 257 }), /257 tokens are more than the 256/);
   await refused(calibrate(model, { text: 'a.txt' } as never), /option text/);
   await refused(calibrate(model, undefined as never), /text/);
+  const rowsBefore = model.stats.rows;
   await refused(calibrate(model, { ...options, budget: { keyValueSaving: 0.45 } }), /cannot be met/);
+  assert.is(model.stats.rows, rowsBefore, 'refused before any work');
   const thrown = () => {
     throw new Error('mine');
   };
@@ -343,6 +346,14 @@ test('the command writes the plan and the report, and says what they hold', asyn
   const used = await cli(['generate', starter, 'Once', '--attention', out, '--max-tokens', '9', '--stats', '--threads', '1']);
   assert.is(used.code, 0, used.err);
   assert.match(used.err, /K\/V cache .*-1\d\.\d %/);
+});
+
+test('a budget that other windows do not keep is said', async () => {
+  const flags = ['--method', 'chai', '--budget', 'loss:1%', '--no-report', '--out', inFolder('loss.json')];
+  const { code, out: printed, err } = await cli([...arguments_, ...flags]);
+  assert.is(code, 0, err);
+  const [, increase] = /^chai .* ([+-]\d+\.\d+) % ±/m.exec(printed) ?? [];
+  assert.is(/these windows cost more than that/.test(printed), Number(increase) > 1, printed);
 });
 
 test('commands that name one state share what they computed', async () => {
@@ -406,6 +417,9 @@ test('Ctrl-C leaves a state to go on from', async () => {
     },
   );
   assert.is(broken.code, 130, broken.err);
+  const anew = await cli(['calibrate', slowModel(), '--text', text, '--length', '32', '--out', out]);
+  assert.is(anew.code, 2);
+  assert.match(anew.err, /slow\.json\.state is there, of a run that was broken off: go on from it with --resume, or remove it/);
   assert.match(broken.err, /--resume/);
   assert.ok(JSON.parse(fs.readFileSync(state, 'utf8')).parts.sweep.samples > 0);
   assert.not.ok(fs.existsSync(out));
