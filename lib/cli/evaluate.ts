@@ -110,18 +110,28 @@ async function run(directory: string, flags: Flags): Promise<void> {
   const tasks = await findTasks(flags);
   await proveWritable(flags.out, flags.chart);
   await withModel(directory, loadOptions(flags), async (model) => {
-    const evaluation = await untilInterrupted((signal) => measure(model, tasks, flags, signal));
-    if (evaluation) await report(directory, model, evaluation, flags);
+    const finished: TaskResult[] = [];
+    try {
+      await untilInterrupted((signal) => measure(model, tasks, flags, signal, (result) => finished.push(result)));
+    } finally {
+      if (finished.length > 0) await report(directory, model, { tasks: finished }, flags, tasks.length - finished.length);
+    }
   });
 }
 
-async function measure(model: Model, tasks: EvaluationTask[], flags: Flags, signal: AbortSignal): Promise<Evaluation> {
+async function measure(
+  model: Model,
+  tasks: EvaluationTask[],
+  flags: Flags,
+  signal: AbortSignal,
+  onTask: (result: TaskResult) => void,
+): Promise<void> {
   const { evaluate } = await import('../index.js');
   const { limit, seed, shots, window, stride, concurrency, specialTokens: addSpecialTokens, items: details } = flags;
   const bar = remainingBar('evaluating');
   try {
-    return await evaluate(model, {
-      ...{ tasks, limit, seed, shots, window, stride, concurrency, addSpecialTokens, details, signal },
+    await evaluate(model, {
+      ...{ tasks, limit, seed, shots, window, stride, concurrency, addSpecialTokens, details, signal, onTask },
       compare: flags.compare?.split(',') ?? ['auto'],
       onProgress: ({ phase, task, done, total }) => bar.update(done, total, phase === 'reading' ? `reading ${task}` : task),
     });
@@ -130,17 +140,19 @@ async function measure(model: Model, tasks: EvaluationTask[], flags: Flags, sign
   }
 }
 
-async function report(directory: string, model: Model, evaluation: Evaluation, flags: Flags): Promise<void> {
+/** `missing`: tasks that a Ctrl-C or an error left undone; the finished ones are not lost with them. */
+async function report(directory: string, model: Model, evaluation: Evaluation, flags: Flags, missing: number): Promise<void> {
   const about = {
     chaiLlm: version,
     date: new Date().toISOString(),
     device: model.deviceDescription,
     model: { directory, ...model.config },
   };
-  const json = `${JSON.stringify({ ...about, seed: flags.seed, ...evaluation }, null, 2)}\n`;
+  const json = `${JSON.stringify({ ...about, seed: flags.seed, ...(missing > 0 && { missing }), ...evaluation }, null, 2)}\n`;
   if (flags.out) await fs.writeFile(flags.out, json);
   if (flags.chart) await fs.writeFile(flags.chart, evaluationChart(evaluation, path.basename(directory), /\.html$/i.test(flags.chart)));
   await write(flags.json ? json : `${show(evaluation)}\n`);
+  if (missing > 0) process.stderr.write(`broken off: ${counted(missing, 'task')} not done; ask for the missing ones alone to go on\n`);
 }
 
 const titles: Record<Figure['name'], string> = {

@@ -1,7 +1,7 @@
 // The result of an evaluation as a picture. In: an evaluation. Out: an SVG, alone or within a page; each task a panel, error bars of one
 // standard error, what guessing gets as a dashed line. Nothing is fetched from anywhere.
 import { escaped } from '../calibrate/report/svg';
-import { percentOf, valueText } from './figure_text';
+import { mainFigure, percentOf, valueText } from './figure_text';
 import type { Evaluation, Figure, FigureName, TaskResult } from './types';
 
 /** Colours that differ for all kinds of colour vision (Okabe and Ito, 2008). */
@@ -59,7 +59,7 @@ export function evaluationChart(evaluation: Evaluation, title: string, page: boo
 }
 
 function panel(task: TaskResult, top: number): string {
-  const name = task.results[0]?.figures[0]?.name ?? 'accuracy';
+  const name = mainFigure(task.task);
   const most = percentOf(name) ? 100 : Number.POSITIVE_INFINITY;
   const dots = task.results.map(({ attention, figures }) =>
     dotOf(
@@ -67,9 +67,11 @@ function panel(task: TaskResult, top: number): string {
       figures.find((figure) => figure.name === name),
     ),
   );
-  const chance = name === 'accuracy' && task.chance !== undefined ? task.chance * 100 : undefined;
+  const guesses = ([['chance', 'end', task.chance] as const, ['commonest answer', 'start', task.majority] as const] as const).flatMap(
+    ([word, anchor, share]) => (share === undefined ? [] : [{ word, anchor, value: share * 100 }]),
+  );
   const ticks = ticksOf(
-    [...dots.flatMap(({ value, error }) => [value - error, value + error]), ...(chance === undefined ? [] : [chance])],
+    [...dots.flatMap(({ value, error }) => [value - error, value + error]), ...guesses.map(({ value }) => value)],
     most,
   );
   const [low, high] = [ticks[0] as number, ticks.at(-1) as number];
@@ -80,7 +82,7 @@ function panel(task: TaskResult, top: number): string {
     `<g><text x="12" y="${top + 18}" font-weight="bold">${escaped(task.task === words[name] ? task.task : `${task.task} · ${words[name]}`)}</text>`,
     `<text x="${width - 12}" y="${top + 18}" text-anchor="end" class="muted">${escaped(`${file}, ${task.items} of ${task.available}`)}</text>`,
     ...ticks.map((tick) => axisMark(x(tick), top + headHeight, bottom, tickText(tick, high - low))),
-    ...(chance === undefined ? [] : [chanceLine(x(chance), top + headHeight, bottom)]),
+    ...guesses.map(({ word, anchor, value }) => guessLine(word, anchor, x(value), top + headHeight, bottom)),
     ...dots.map((dot, i) => row(dot, top + headHeight + (i + 0.5) * rowHeight, x, colours[i % colours.length] as string)),
     '</g>',
   ].join('\n');
@@ -109,9 +111,11 @@ function axisMark(x: number, top: number, bottom: number, text: string): string 
   return `<path d="M${at} ${top}V${bottom}" class="rule"/><text x="${at}" y="${bottom + 16}" text-anchor="middle" class="muted">${text}</text>`;
 }
 
-function chanceLine(x: number, top: number, bottom: number): string {
+/** Words stand on the side of the line where the other guess is not. */
+function guessLine(word: string, anchor: 'start' | 'end', x: number, top: number, bottom: number): string {
   const at = x.toFixed(1);
-  return `<path d="M${at} ${top}V${bottom}" class="chance" stroke-dasharray="4 3"/><text x="${at}" y="${top - 2}" text-anchor="middle" class="muted" font-size="10">chance</text>`;
+  const words = `<text x="${at}" y="${top - 2}" text-anchor="${anchor}" class="muted" font-size="10">${word}</text>`;
+  return `<path d="M${at} ${top}V${bottom}" class="chance" stroke-dasharray="4 3"/>${words}`;
 }
 
 /** Round numbers around all values, from 0 to `most`: steps of 1, 2 or 5 times a power of ten, about five of them. */

@@ -51,7 +51,9 @@ async function run(model: Model, options: CheckedOptions & { signal: AbortSignal
         done += tokens;
         tell(options, { phase: 'scoring', task: task.task, file: task.file, done, total });
       };
-      results.push(resultOf(task, await measure(task, { model, columns, options, report }), options));
+      const result = resultOf(task, await measure(task, { model, columns, options, report }), options);
+      results.push(result);
+      call('onTask', options.onTask, result);
     }
     return { tasks: results };
   } finally {
@@ -59,11 +61,13 @@ async function run(model: Model, options: CheckedOptions & { signal: AbortSignal
   }
 }
 
-function tell({ onProgress }: CheckedOptions, progress: EvaluationProgress): void {
+const tell = ({ onProgress }: CheckedOptions, progress: EvaluationProgress) => call('onProgress', onProgress, progress);
+
+function call<News>(name: string, listener: ((news: News) => void) | undefined, news: News): void {
   try {
-    onProgress?.(progress);
+    listener?.(news);
   } catch (error) {
-    throw new ChaiError('OPTION_INVALID', `onProgress threw: ${messageOf(error)}`, { cause: error });
+    throw new ChaiError('OPTION_INVALID', `${name} threw: ${messageOf(error)}`, { cause: error });
   }
 }
 

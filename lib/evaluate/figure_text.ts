@@ -1,5 +1,14 @@
 // Figures for people, the same in the table and in the chart. In: a figure. Out: a short text with its error, and its difference to dense.
-import type { Figure, FigureName } from './types';
+import type { Figure, FigureName, TaskName } from './types';
+
+const main: Partial<Record<TaskName, FigureName>> = {
+  hellaswag: 'accuracyPerCharacter',
+  arc_challenge: 'accuracyPerCharacter',
+  perplexity: 'perplexity',
+  agreement: 'topOneAgreement',
+};
+/** The figure that stands for a task: acc_norm where that is what is usually quoted. */
+export const mainFigure = (task: TaskName): FigureName => main[task] ?? 'accuracy';
 
 /** Shown in percent. */
 export const percentOf = (name: FigureName) => /^accuracy|Agreement$/.test(name);

@@ -42,6 +42,7 @@ const schema = v.strictObject({
   details: v.optional(flag, false),
   signal,
   onProgress: v.optional(v.function('expected a function')),
+  onTask: v.optional(v.function('expected a function')),
 });
 
 export interface CheckedOptions {
@@ -57,6 +58,7 @@ export interface CheckedOptions {
   details: boolean;
   signal: AbortSignal | undefined;
   onProgress: EvaluateOptions['onProgress'];
+  onTask: EvaluateOptions['onTask'];
 }
 
 export function checkOptions(options: unknown): CheckedOptions {

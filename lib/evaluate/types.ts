@@ -46,6 +46,8 @@ export interface EvaluateOptions {
   details?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: EvaluationProgress) => void;
+  /** Called with each task's result as soon as it is there: what is left of an evaluation that is broken off. */
+  onTask?: (result: TaskResult) => void;
 }
 
 export interface EvaluationProgress {
@@ -117,7 +119,7 @@ export interface TaskResult extends EvaluationTask {
   tooLong: number;
   /** Items whose context lost its beginning, since it did not fit. */
   truncated: number;
-  /** What guessing gets: 'accuracy' tasks only. */
+  /** What guessing gets: 'accuracy' tasks only; for a last word nothing. */
   chance?: number;
   /** What always giving the commonest answer gets, where all items have the same answers to choose from. */
   majority?: number;

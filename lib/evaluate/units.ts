@@ -74,7 +74,7 @@ async function prepareItems(task: EvaluationTask, form: TaskForm, model: Model, 
     turn = performance.now();
   }
   if (units.length === 0) throw badLine(task.file, items[0]?.line ?? 1, `no item fits the model's ${model.config.contextLength} tokens`);
-  const guesses = form.kind === 'choices' ? { chance: chanceOf(fitting), majority: majorityOf(fitting) } : {};
+  const guesses = form.kind === 'choices' ? { chance: chanceOf(fitting), majority: majorityOf(fitting) } : { chance: 0 };
   return { ...task, form, units, available, tooLong: items.length - units.length, shots: form.shots ? options.shots : 0, ...guesses };
 }
 

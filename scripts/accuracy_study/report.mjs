@@ -1,17 +1,10 @@
 // The study's cells as one result, as Markdown and as a chart. In: variants and cells. Out: plain data, tables, an SVG.
 import { ticksOf } from '../../dist/evaluate/chart.js';
+import { mainFigure } from '../../dist/evaluate/figure_text.js';
 import { countsOf } from './variants.mjs';
 
 const allowedLoss = 3.2; // percent of held-out perplexity: the paper's bound on its deviation
 
-/** The figure that stands for a task: acc_norm where that is what is usually quoted. */
-const mainFigure = {
-  hellaswag: 'accuracyPerCharacter',
-  arc_challenge: 'accuracyPerCharacter',
-  perplexity: 'perplexity',
-  agreement: 'topOneAgreement',
-};
-const figureOf = (task) => mainFigure[task] ?? 'accuracy';
 const find = ({ figures }, name) => figures.find((figure) => figure.name === name);
 const titles = {
   'held-out': 'held-out perplexity',
@@ -29,9 +22,9 @@ const savedOf = ({ keys, values, denseKeys, denseValues }) => 1 - (keys + values
 export function resultOf(about, variants, cells) {
   const tasks = {};
   for (const { task, about: of, dense } of cells) {
-    const figure = find(dense, figureOf(of.task));
+    const figure = find(dense, mainFigure(of.task));
     const guess = Math.max(of.chance ?? 0, of.majority ?? 0);
-    const noSignal = figureOf(of.task).startsWith('accuracy') ? figure.value - guess <= 2 * figure.standardError : false;
+    const noSignal = mainFigure(of.task).startsWith('accuracy') ? figure.value - guess <= 2 * figure.standardError : false;
     tasks[task] ??= { ...of, noSignal, dense: dense.figures, denseCacheBytes: dense.cacheBytes };
   }
   const list = variants.map(({ name, budget, family, tier, about: what, plan, dropped }) => {
@@ -98,7 +91,7 @@ function columnsOf(tasks) {
   return Object.entries(tasks).flatMap(([name, { task, noSignal }]) => {
     const marked = `${titles[name]}${noSignal ? ' (no signal)' : ''}`;
     const second = more[name] && { task: name, figure: more[name], title: name === 'lambada' ? 'LAMBADA perplexity' : 'KL, nats' };
-    return [{ task: name, figure: figureOf(task), title: marked }, ...(second ? [second] : [])];
+    return [{ task: name, figure: mainFigure(task), title: marked }, ...(second ? [second] : [])];
   });
 }
 

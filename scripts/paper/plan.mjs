@@ -62,7 +62,7 @@ async function findMembers(model, flags, plan) {
   return made.plan;
 }
 
-/** The rows, as `evaluate` takes them. CHAI-QKV: CHAI-static's clusters with one value head each, where every head has values of its own. */
+/** The rows, as `evaluate` takes them. CHAI-QKV: CHAI-static's clusters with one value head each, where all heads have their own. */
 export function comparedOf({ online, members }, { heads, keyValueHeads }) {
   const compare = [
     { attention: 'dense', name: 'dense' },

@@ -9,9 +9,9 @@ import { comparedOf, findPlan, publishedFor } from './plan.mjs';
 import { markdownOf, sets } from './table.mjs';
 
 const usage = `usage: node scripts/paper/reproduce.mjs MODEL --data DIR --out DIR [--text FILE] [options]
-  MODEL               directory with the weights: LLaMA-7B, LLaMA-33B, OPT-66B; any other model runs too, with nothing beside it
+  MODEL               directory with the weights: LLaMA-7B, LLaMA-33B, OPT-66B; models of other shapes run too, with nothing beside them
   --data DIR          piqa, hellaswag, arc_challenge, arc_easy, boolq as .jsonl (.gz, .xz); those there are run
-  --out DIR           where tables.md, result.json and (with --text) head-plan.json lie; the same command goes on where a calibration stopped
+  --out DIR           for tables.md, result.json and (with --text) head-plan.json; the same command goes on where a calibration stopped
   --text FILE         (repeatable) text whose samples say which heads belong together (the paper: C4); CHAI-static and CHAI-QKV need it,
                       or members in --plan
   --plan FILE         head plan: cluster counts, W and S (default: the first published one for the model's shape, in scripts/paper/plans;
@@ -19,7 +19,7 @@ const usage = `usage: node scripts/paper/reproduce.mjs MODEL --data DIR --out DI
   --clustering NAME   kmeans, as the paper says, or average-linkage-cosine, as the authors' code does (default: the plan's; else kmeans)
   --samples N         samples of --text (default 1024, as in the paper)      --length N   tokens of each (default 256)
   --limit N           items of each set (default: all)
-  --device, --threads, --cache-type   as of \`chai-llm evaluate\``;
+  --device, --threads, --cache-type   as of \`chai-llm evaluate\`            --help     this text`;
 
 function readArguments() {
   const names = ['data', 'out', 'plan', 'clustering', 'samples', 'length', 'limit', 'device', 'threads', 'cache-type'];

@@ -3,11 +3,12 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import zlib from 'node:zlib';
-import { ChaiError, type ErrorCode, type Evaluation, evaluate, loadModel, type Model, type TaskName } from 'chai-llm';
+import { ChaiError, type ErrorCode, type Evaluation, evaluate, loadModel, type Model, type TaskName, type TaskResult } from 'chai-llm';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { roomOf } from '../../dist/evaluate/room';
 import { Scorer } from '../../dist/evaluate/scorer';
+import { slowModel } from '../surface/models';
 import { cli } from '../surface/programs';
 
 const root = path.join(__dirname, '..', '..');
@@ -252,6 +253,46 @@ test('a signal and a throwing onProgress end it; nothing stays open', async () =
     /onProgress threw: enough/,
   );
   assert.is(model.memory.cacheUsed, 0);
+});
+
+test('finished tasks are told as they end, whatever becomes of the others', async () => {
+  const tasks = (['lambada', 'blimp'] as const).map((task) => ({ task, file: fixture(task) }));
+  const whole = await evaluate(model, { tasks });
+  const abort = new AbortController();
+  const told: TaskResult[] = [];
+  const onTask = (result: TaskResult) => {
+    told.push(result);
+    abort.abort();
+  };
+  await refused(evaluate(model, { tasks, signal: abort.signal, onTask }), /aborted/, 'ABORTED');
+  const plain = (results: readonly TaskResult[]) =>
+    results.map((task) => ({ ...task, results: task.results.map((column) => ({ ...column, seconds: 0 })) }));
+  assert.equal(plain(told), plain(whole.tasks.slice(0, 1)));
+  assert.is(whole.tasks[0]?.chance, 0, 'nobody guesses a last word');
+});
+
+test('Ctrl-C reports the tasks that are done', async () => {
+  const long = path.join(folder, 'long.txt');
+  fs.writeFileSync(long, 'so it went on and on, '.repeat(4000));
+  const task = ['--task', `blimp=${fixture('blimp')}`, '--task', `perplexity=${long}`];
+  let wait = 250;
+  for (let ended = ''; !ended; wait *= 2) {
+    assert.ok(wait < 300_000, 'the first task never came to an end');
+    const { code, out, err } = await cli(
+      ['evaluate', slowModel(), ...task, '--window', '64', '--stride', '1', '--json'],
+      undefined,
+      async (child) => {
+        await new Promise((resolve) => setTimeout(resolve, wait));
+        child.kill('SIGINT');
+      },
+    );
+    assert.is(code, 130, err);
+    if (out === '') continue; // too early
+    ended = err;
+    const { tasks, missing } = JSON.parse(out);
+    assert.equal([tasks.length, tasks[0].task, tasks[0].items, missing], [1, 'blimp', 3, 1]);
+    assert.match(err, /broken off: 1 task not done/);
+  }
 });
 
 test('the command prints a table, JSON and a chart', async () => {

@@ -294,6 +294,10 @@ test('a chart shows each column once, escaped, within its axis', () => {
   const apart = { ...result('chai', 0.58) };
   apart.figures = [{ ...apart.figures[0]!, ...{ difference: { value: -0.02, standardError: 0.004 } } }];
   assert.match(evaluationChart({ tasks: [{ ...task, results: [result('dense', 0.6), apart] }] }, 'm', false), '>58.0 (-2.0 ± 0.4)</text>');
+  assert.match(evaluationChart({ tasks: [{ ...task, task: 'boolq', majority: 0.62 }] }, 'm', false), '>commonest answer</text>');
+  const normed = { ...result('dense', 0.25), figures: [{ ...apart.figures[0]!, value: 0.31, name: 'accuracyPerCharacter' as const }] };
+  normed.figures.unshift({ ...normed.figures[0]!, name: 'accuracy' as never, value: 0.25 });
+  assert.match(evaluationChart({ tasks: [{ ...task, task: 'hellaswag', results: [normed] }] }, 'm', false), '>31.0 (');
   assert.equal(ticksOf([48, 61]).map(Math.round), [45, 50, 55, 60, 65]);
   assert.equal([ticksOf([0, 0])[0], ticksOf([100, 100], 100).at(-1)], [0, 100]);
   assert.ok(ticksOf([3, 3]).length >= 2 && ticksOf([]).length >= 2);

@@ -139,7 +139,9 @@ test('the script makes a table of dense, CHAI, CHAI-static and CHAI-QKV from tex
   const keptHeads = (share: number) => Math.round(32e6 * share) / 1e6; // bytes are means over items
   for (const { task, results } of result.tasks) {
     const heads = results.map(({ attention, cacheBytes: { keys, values, denseKeys, denseValues } }) => [
-      ...[attention, keptHeads(keys / denseKeys), keptHeads(values / denseValues)],
+      attention,
+      keptHeads(keys / denseKeys),
+      keptHeads(values / denseValues),
     ]);
     const expected = [
       ['dense', 32, 32],
