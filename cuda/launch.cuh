@@ -33,9 +33,9 @@ int registers_of(void (*kernel)(Parameters...)) {
   return attributes.numRegs;
 }
 
-/// More than 48 KB of dynamic shared memory is asked for on every launch; that costs well under a microsecond and needs no state. The limit
+/// More than 48 KB of shared memory is asked for on every launch; that costs well under a microsecond and needs no state. The limit
 /// is the kernel's, not the launch's, and engines on other threads set it as well: always to the same, so that none lowers it between the
-/// two calls of another. 1 KB is left for shared memory that is not dynamic.
+/// two calls of another. 1 KB is left for shared memory that is not dynamic, in these 48 KB and in the most there is.
 template <class... Parameters>
 void allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
   int device = 0, most = 0;
@@ -47,7 +47,7 @@ void allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
-  if (how.shared_bytes > 48 * 1024) allow_shared_bytes(kernel, how.shared_bytes);
+  if (how.shared_bytes > 47 * 1024) allow_shared_bytes(kernel, how.shared_bytes);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
