@@ -55,6 +55,8 @@ class CudaBackend : public Backend {
   int64_t most_in_flight() const { return most_in_flight_; }
   /// Why steps are no longer recorded, in the words of what refused it; empty as long as they are. Read between steps.
   const std::string& why_not_recorded() const { return why_not_recorded_; }
+  /// Who does large products: "cuBLAS 13.1.1", or why no library does. Once the model is loaded; read between steps.
+  const std::string& library() const { return linear_->library()->description(); }
 
  private:
   enum class Mode : uint8_t { eager, recording, replaying };

@@ -7,7 +7,7 @@ import { parseArgs } from 'node:util';
 import { evaluate, loadModel, readHeadPlan } from '../dist/index.js';
 import { chooseDropped, dropHeads, headImportance } from './accuracy_study/drop_heads.mjs';
 import { templated, wholeText } from './accuracy_study/excerpts.mjs';
-import { chartOf, markdownOf, resultOf, textOf } from './accuracy_study/report.mjs';
+import { chartOf, markdownOf, resultFrom, resultOf, textOf } from './accuracy_study/report.mjs';
 import { countsOf, variantsOf } from './accuracy_study/variants.mjs';
 
 const usage = `usage: node scripts/accuracy_study.mjs --model DIR --plan FILE... --held-out FILE --work DIR [options]
@@ -262,9 +262,10 @@ async function report(model, variants, tasks, cells) {
     seed: Number(flags.seed),
     limits: Object.fromEntries(tasks.map((task) => [task.name, task.options])),
   };
-  const result = resultOf({ ...about, config: model.config }, variants, cells);
+  const text = textOf(resultOf({ ...about, config: model.config }, variants, cells));
+  const result = resultFrom(text);
   const out = flags.out ?? path.join('bench', 'results', `accuracy-${name}.json`);
-  await fs.writeFile(out, textOf(result));
+  await fs.writeFile(out, text);
   const markdown = markdownOf(result);
   if (flags.markdown) await fs.writeFile(flags.markdown, markdown);
   else process.stdout.write(markdown);

@@ -39,9 +39,23 @@ function releasedBinary() {
   return built.status === 0 ? outcome(['scripts/check_kernels.cjs', binary]) : 'failed';
 }
 
-/** What is wrong with a merged result of the tiny ceilings and decode sections, as text; undefined when nothing is. */
+/** Of bench/gpu/random_model.cpp's tiny shape, counted by hand: 4 layers, hidden 128, feed-forward 192, vocabulary 101, in 2 bytes each. */
+const tinyWeights = 2 * (2 * 101 * 128 + 4 * 128 * (4 * 128 + 3 * 192) + (2 * 4 + 1) * 128);
+
+/** What is wrong with the cells of a whole model. */
+function modelFault(cells, least) {
+  const timed = cells.filter(({ us, foundUs }) => us > 0 || foundUs > 0);
+  if (timed.length < least || timed.length < cells.length)
+    return `${timed.length} of ${cells.length} cells of a model are timed, of ${least}`;
+  const other = timed.find(({ us, weightBytes }) => us > 0 && weightBytes !== tinyWeights);
+  if (other) return `${other.cell} is of ${other.weightBytes} bytes of weights, the shape has ${tinyWeights}`;
+  const untold = timed.find(({ us, library }) => us > 0 && !/cuBLAS/.test(library));
+  return untold && `${untold.cell} does not say who does its products`;
+}
+
+/** What is wrong with a merged result of the tiny sections, as text; undefined when nothing is. */
 function fault(file) {
-  const { build, ceilings = [], decode = [] } = JSON.parse(fs.readFileSync(file, 'utf8'));
+  const { build, ceilings = [], decode = [], prefill = [], model = [], first = [] } = JSON.parse(fs.readFileSync(file, 'utf8'));
   if (!build?.[0].sources) return 'it does not say of which sources it is';
   const read = ceilings.find(({ cell }) => cell === 'read');
   if (!(read?.gbPerSecond > 0)) return 'it has no read ceiling';
@@ -50,7 +64,11 @@ function fault(file) {
   const clustered = timed.filter(({ ratioToDense, idealRatio }) => ratioToDense > 0 && idealRatio > 1);
   if (clustered.length < 6) return `${clustered.length} clustered cells are set beside dense ones, of 6 or more`;
   const untold = timed.filter(({ gbPerSecond, shareOfReadCeiling }) => !(gbPerSecond > 0 && shareOfReadCeiling > 0));
-  return untold.length > 0 ? `${untold[0].cell} has no bandwidth` : undefined;
+  if (untold.length > 0) return `${untold[0].cell} has no bandwidth`;
+  if (prefill.length < 4) return `there are ${prefill.length} cells of prefill, of 4 or more`;
+  const unchecked = [...decode, ...prefill].find(({ checked, derived }) => !derived && !(checked > 0 && checked < 0.01));
+  if (unchecked) return `${unchecked.cell} is not checked against double precision`;
+  return modelFault(model, 4) ?? modelFault(first, 5);
 }
 
 /** A day with a GPU is rare and short: what is run then is built and run here through the host shim, in small. */
@@ -65,7 +83,7 @@ function gpuBenchmark() {
     process.stderr.write(`${stdout ?? ''}${stderr ?? ''}${what}${status === undefined ? '' : ` (status ${status})`}\n`);
     return 'failed';
   };
-  const measured = run('bash', ['scripts/gpu/bench.sh', 'ceilings', 'decode']);
+  const measured = run('bash', ['scripts/gpu/bench.sh', 'ceilings', 'decode', 'prefill', 'model', 'first']);
   if (measured.status !== 0) return failed('bench.sh failed', measured);
   const result = path.join(results, 'gpu.json');
   const wrong = fault(result);
@@ -74,15 +92,21 @@ function gpuBenchmark() {
   if (kernel.status !== 0) return failed('chai_cuda_tests failed', kernel);
   // Beside itself nothing is slower; beside a result twice as fast everything is.
   const [steady, faster] = ['steady.json', 'faster.json'].map((name) => path.join(results, name));
-  const cells = fs.readFileSync(result, 'utf8').replace(/"spread":[^,}]+/g, '"spread":0.1');
-  fs.writeFileSync(steady, cells);
+  const whole = fs.readFileSync(result, 'utf8').replace(/"spread":[^,}]+/g, '"spread":0.1');
+  fs.writeFileSync(steady, whole);
   fs.writeFileSync(
     faster,
-    cells.replace(/"us":([^,}]+)/g, (_, us) => `"us":${Number(us) / 2}`),
+    whole.replace(/"us":([^,}]+)/g, (_, us) => `"us":${Number(us) / 2}`),
   );
   const outcomes = [steady, faster].map((committed) => run(path.join(root, build, 'chai_bench'), ['compare', committed, steady]));
   if (outcomes[0].status !== 0) return failed('compare finds a result slower than itself', outcomes[0]);
   if (outcomes[1].status !== 1) return failed('compare finds nothing slower than twice as fast', outcomes[1]);
+  // What failed once is measured by the next call.
+  const [cells, cell] = [path.join(results, 'decode.jsonl'), 'decode/8/8x64/1x130/8'];
+  fs.appendFileSync(cells, `{"cell":"${cell}","fits":false,"error":"as if memory were short"}\n`);
+  const again = run(path.join(root, build, 'chai_bench'), ['decode', '--tiny', '--only', cell, '--out', results]);
+  const last = JSON.parse(fs.readFileSync(cells, 'utf8').trim().split('\n').at(-1));
+  if (again.status !== 0 || last.cell !== cell || !(last.us > 0)) return failed('a cell that failed once was not measured again', again);
   const document = path.join(results, 'performance.md');
   fs.copyFileSync(path.join(root, 'docs', 'performance.md'), document);
   const drawn = run(process.execPath, ['scripts/gpu/charts.mjs', result, '--document', document, '--images', path.join(results, 'images')]);

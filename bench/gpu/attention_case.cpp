@@ -100,9 +100,9 @@ AttentionCase::AttentionCase(const AttentionShape& shape, const cuda::DeviceFact
 /// Segments, and each sequence's head tables and page table; pages in random order, as after some time of use.
 void AttentionCase::fill_tables() {
   const int table_size = HeadTable(config_).size(), blocks = blocks_of(shape_);
-  std::vector<int32_t> pages(size_t(shape_.batch) * size_t(blocks) * size_t(geometry_.table_rows));
-  std::iota(pages.begin(), pages.end(), 0);
-  std::shuffle(pages.begin(), pages.end(), std::mt19937(3));
+  pages_.resize(size_t(shape_.batch) * size_t(blocks) * size_t(geometry_.table_rows));
+  std::iota(pages_.begin(), pages_.end(), 0);
+  std::shuffle(pages_.begin(), pages_.end(), std::mt19937(3));
   step_.sequences.resize(size_t(shape_.batch));
   for (int i = 0; i < shape_.batch; ++i) {
     std::vector<int32_t> tables(size_t(layers() * table_size));
@@ -113,7 +113,7 @@ void AttentionCase::fill_tables() {
     sequence.geometry = &geometry_;
     sequence.tables = kept_upload(tables, held_, nullptr);
     sequence.block_pages =
-        kept_upload(std::vector<int32_t>(pages.begin() + long(first), pages.begin() + long(first + count)), held_, nullptr);
+        kept_upload(std::vector<int32_t>(pages_.begin() + long(first), pages_.begin() + long(first + count)), held_, nullptr);
     const int position = shape_.context - shape_.rows;
     step_.segments.push_back({i * shape_.rows, shape_.rows, position, false, i});
     for (int row = 0; row < shape_.rows; ++row) step_.tokens.push_back(0), step_.positions.push_back(position + row);

@@ -32,6 +32,11 @@ class AttentionCase {
   void plan(cuda::Attention& attention, bool recording);
   /// All layers once, as a decode step or a prefill would.
   void enqueue(cuda::Attention& attention);
+  /// Makes all results NaN, so that none is taken for written that was not.
+  void poison();
+  /// After all layers ran: the worst relative distance of the last one's results to double precision, for the first, a middle and the last
+  /// sequence and row, the first and the last head. Infinite where a result of any row is NaN or infinite. (attention_check.cpp)
+  double error() const;
   /// Fills the step's records again with the places of these rotary tables, and asks for the logits of every sequence's last row.
   void use_rotary(const float* cosines, const float* sines);
   const cuda::StepLaunch& launch() const { return launch_; }
@@ -46,12 +51,16 @@ class AttentionCase {
  private:
   void fill_tables();
   void fill_pages(cuda::Stream stream);
+  bool all_finite() const;
+  std::vector<float> rows_of(int sequence, int table_row) const;
+  double head_error(int sequence, int head) const;
 
   AttentionShape shape_;
   Config config_;
   std::shared_ptr<HeadPlan> plan_;
   PlanGeometry geometry_;
   Step step_;
+  std::vector<int32_t> pages_;  // [sequences][blocks][table rows], as on the device
   std::vector<std::shared_ptr<void>> held_;
   std::unique_ptr<cuda::StepArena> arena_;
   cuda::DeviceArray<uint16_t> queries_, mixed_;

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "error.h"
+#include "standing.h"
 
 namespace chai::bench {
 namespace {
@@ -103,16 +104,19 @@ Results::Results(const Options& options, const std::string& section)
     std::filesystem::remove(begun_path_);
     return;
   }
-  for (const std::string& line : lines_of(path_)) known_.insert(field_of(line, "cell"));
+  for (const auto& [cell, standing] : standings(path_))
+    if (!options.retry.count(cell)) known_.insert(cell);
   std::map<std::string, int> begun;
   std::ifstream file(begun_path_);
   for (std::string cell; std::getline(file, cell);) ++begun[cell];
   for (const auto& [cell, times] : begun)
-    if (times > 1 && !known_.count(cell)) add(Record(cell).text("error", "its measuring was broken off twice"));
+    if (times > 1 && !known_.count(cell)) note(Record(cell).text("error", std::string(broken_off)));
 }
 
 bool Results::is_open(const std::string& cell) const {
-  if (known_.count(cell) || cell.find(options_.only) == std::string::npos) return false;
+  if (cell.find(options_.only) == std::string::npos) return false;
+  if (options_.asked) options_.asked->insert(cell);
+  if (known_.count(cell) || (!options_.retry.empty() && !options_.retry.count(cell))) return false;
   if (now() - started_ > options_.seconds) throw OutOfTime{};
   return true;
 }
@@ -130,15 +134,12 @@ bool Results::wants_any(const std::vector<std::string>& cells) const {
 }
 
 void Results::add(Record record) {
-  watchdog_->end();
-  std::error_code ignored;
-  std::filesystem::remove(begun_path_, ignored);
-  begun_.clear();
+  end_cell();
   if (options_.monitor && options_.monitor->watching()) {
     const Monitor::Seen seen = options_.monitor->seen_at_least_once();
     SmiFacts all = seen.latest;
     all.throttle = seen.throttle;
-    if (all.throttled()) throw Throttled{record.cell() + ": " + all.csv};
+    if (all.throttled()) throw Throttled{record.cell() + ": " + all.csv, all.reasons()};
     Record smi("smi");
     smi.number("samples", seen.samples)
         .number("leastClockMHz", seen.least_clock)
@@ -149,6 +150,18 @@ void Results::add(Record record) {
   } else if (options_.monitor) {
     record.boolean("unwatched", true);  // no nvidia-smi: nobody knows whether the device was slowed down
   }
+  note(record);
+}
+
+void Results::end_cell() {
+  watchdog_->end();
+  std::error_code ignored;
+  std::filesystem::remove(begun_path_, ignored);
+  begun_.clear();
+}
+
+void Results::note(const Record& record) {
+  end_cell();
   const std::string line = record.json();
   append_line(path_, line);
   known_.insert(record.cell());
@@ -226,9 +239,12 @@ void measure_or_note(Results& results, const std::string& cell, const std::funct
       return measure();
     } catch (const Error& error) {
       if (error.code != Code::out_of_memory) throw;
-      return results.add(Record(cell).boolean("fits", false).text("error", error.what()));
+      return results.note(Record(cell).boolean("fits", false).text("error", error.what()));
+    } catch (const WrongOutput& wrong) {
+      return results.note(Record(cell).text("error", std::string(wrong_output)).number("checked", wrong.error));
     } catch (const Throttled& throttled) {
-      if (tries == most_tries) throw;
+      if (tries == most_tries)
+        return results.note(Record(cell).text("error", std::string(throttled_error)).text("throttleReasons", throttled.reasons));
       std::fprintf(stderr, "slowed down, once more in 5 s: %s\n", throttled.what.c_str());
       std::this_thread::sleep_for(std::chrono::seconds(5));
     }

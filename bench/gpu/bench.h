@@ -26,6 +26,8 @@ struct Options {
   double seconds = 420;     // of one section; it stops between two cells after that
   double cell_seconds = 0;  // of one cell, then it counts as hung; 0: 60, cells of a whole model 180
   Monitor* monitor = nullptr;
+  std::set<std::string> retry;             // not empty: these cells alone, which failed in an earlier call (standing.h)
+  std::set<std::string>* asked = nullptr;  // gets the names of the cells that a section has
 };
 
 /// Ordered fields of one JSON object.
@@ -55,12 +57,15 @@ class Results {
   bool wants_any(const std::vector<std::string>& cells) const;
   /// Adds what the device said of itself meanwhile. Throws Throttled instead when it was slowed down.
   void add(Record record);
+  /// The same for what is no measurement: failures, and what was computed from other cells.
+  void note(const Record& record);
   /// A number of a cell measured before, in this or another section's file; 0 when there is none.
   static double find(const Options& options, const std::string& section, const std::string& cell, const std::string& field);
 
  private:
   const Options options_;
   bool is_open(const std::string& cell) const;
+  void end_cell();
   std::unique_ptr<Watchdog> watchdog_;
   std::string path_, begun_path_;  // SECTION.begun: cells begun and not added yet, one a line and process
   std::set<std::string> known_, begun_;
@@ -69,7 +74,11 @@ class Results {
 
 struct OutOfTime {};
 struct Throttled {
-  std::string what;
+  std::string what, reasons;
+};
+/// What a kernel gave is not what it must give.
+struct WrongOutput {
+  double error = 0;  // relative
 };
 
 double now();  // seconds
@@ -99,8 +108,9 @@ Times time_runs(cuda::Stream stream, const Effort& effort, const std::function<v
 /// The same for what `enqueue` records as a graph: launches cost what they cost in a recorded step.
 Times time_graph(cuda::Stream stream, const Effort& effort, const std::function<void()>& enqueue);
 
-/// Runs `measure`, which adds the cell; where the device has not the memory for it, that is the cell's result, and the next one is tried.
-/// A cell during which the device was slowed down is measured again, twice at most.
+/// Runs `measure`, which adds the cell; where the device has not the memory for it, or a kernel's output is wrong, that is the cell's
+/// result, and the next one is tried. A cell during which the device was slowed down is measured again, twice at most, then noted without a
+/// time.
 void measure_or_note(Results& results, const std::string& cell, const std::function<void()>& measure);
 
 /// Random 16-bit numbers, uniform, of the given standard deviation; `as_bfloat16` else float16.
@@ -121,7 +131,7 @@ void soak(const Options& options, const cuda::DeviceFacts& device);
 /// Exit status.
 int write_logits(const std::string& path, const cuda::DeviceFacts& device);
 /// 1 when a cell of `present` is more than 5 % and more than both spreads slower than in `committed`, or is missing from a section that
-/// ran.
+/// ran; else 4 when one has no time because the device was slowed down.
 int compare(const std::string& committed, const std::string& present);
 
 // Lines of our own making

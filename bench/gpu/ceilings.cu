@@ -87,28 +87,32 @@ void measure_ceilings(const Options& options, const cuda::DeviceFacts& device) {
   const std::vector<std::string> shapes = {"1", "2", "4", "8"};  // blocks a multiprocessor
   for (const std::string& shape : shapes) {
     const cuda::Launch how{dim3(unsigned(device.processors * std::stoi(shape))), dim3(threads), 0, stream};
-    if (const std::string cell = "read/blocks-per-sm-" + shape; results.wants(cell))
-      add_bandwidth(results, cell, double(bytes), time_graph(stream, effort, [&] { launch(read_kernel, how, source, words, word); }));
-    if (const std::string cell = "copy/blocks-per-sm-" + shape; results.wants(cell))
-      add_bandwidth(results, cell, 2.0 * double(bytes),
-                    time_graph(stream, effort, [&] { launch(copy_kernel, how, source, reinterpret_cast<uint4*>(to.get()), words); }));
+    const auto measure = [&](const std::string& cell, double moved, const auto& run) {
+      measure_or_note(results, cell, [&] {
+        if (results.wants(cell)) add_bandwidth(results, cell, moved, time_graph(stream, effort, run));
+      });
+    };
+    measure("read/blocks-per-sm-" + shape, double(bytes), [&] { launch(read_kernel, how, source, words, word); });
+    measure("copy/blocks-per-sm-" + shape, 2.0 * double(bytes),
+            [&] { launch(copy_kernel, how, source, reinterpret_cast<uint4*>(to.get()), words); });
   }
   for (const std::string kind : {"read", "copy"}) {
     if (!results.wants(kind)) continue;
     double best = 0;
     for (const std::string& shape : shapes)
       best = std::max(best, Results::find(options, "ceilings", kind + "/blocks-per-sm-" + shape, "gbPerSecond"));
-    results.add(Record(kind).number("gbPerSecond", best));
+    results.note(best > 0 ? Record(kind).number("gbPerSecond", best) : Record(kind).text("error", "none of its shapes has a time"));
   }
   // What a kernel costs that does nothing, inside a graph: the least that another launch adds to a step.
-  if (results.wants("edge")) {
+  measure_or_note(results, "edge", [&] {
+    if (!results.wants("edge")) return;
     constexpr int kernels = 200;
     const Times times = time_graph(stream, effort, [&] {
       for (int i = 0; i < kernels; ++i) launch(nothing_kernel, {dim3(1), dim3(32), 0, stream}, word);
     });
     Record record("edge");
     results.add(add_times(record, times, kernels));
-  }
+  });
   cuda::free_stream(stream);
 }
 

@@ -1,16 +1,21 @@
 // The GPU benchmark: chai_bench SECTION... [options], compare COMMITTED PRESENT (compare.cpp), logits FILE (logits.cpp). Out:
-// OUT/SECTION.jsonl, one cell a line; cells that are there are not measured again. Exit: 0 done, 1 failed or slower, 2 usage, 3 out of time
-// (run it again to go on), 4 refused: throttled, 5 a cell hung (that is noted; run it again to go on with the others).
+// OUT/SECTION.jsonl, one cell a line; cells that are there are not measured again, those that failed once more in a later call. Exit: 0
+// done, 1 failed, slower or a wrong output, 2 usage, 3 run it again to go on (time was up, or cells failed that are tried once more), 4
+// refused: throttled, 5 a cell hung (that is noted; run it again to go on with the others).
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <functional>
+#include <iterator>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "bench.h"
 #include "error.h"
+#include "standing.h"
 
 namespace {
 
@@ -41,7 +46,47 @@ int refuse(const std::string& name, const std::string& what) {
   return 4;
 }
 
-/// One section. What was measured before the device was slowed down stays.
+/// The section's cells, all or those to be tried once more. What was measured before a failure stays.
+int measure(const std::string& name, const bench::Options& options, const cuda::DeviceFacts& device) {
+  try {
+    sections.at(name)(options, device);
+  } catch (const bench::OutOfTime&) {
+    return 3;
+  } catch (const bench::Throttled& throttled) {
+    return refuse(name, throttled.what);
+  } catch (const Error& error) {  // what was measured and the device's facts are worth keeping
+    std::fprintf(stderr, "%s failed: %s\n", name.c_str(), error.what());
+    return 1;
+  }
+  return 0;
+}
+
+std::set<std::string> both(const std::set<std::string>& a, const std::set<std::string>& b) {
+  std::set<std::string> out;
+  std::ranges::set_intersection(a, b, std::inserter(out, out.end()));
+  return out;
+}
+
+/// New cells first, then those that failed in an earlier call.
+int measure_all(const std::string& name, bench::Options options, const cuda::DeviceFacts& device) {
+  const std::string path = options.out + "/" + name + ".jsonl";
+  const std::set<std::string> failed = options.again ? std::set<std::string>{} : bench::failed_once(path);
+  std::set<std::string> asked;
+  options.asked = &asked;
+  const double started = bench::now();
+  int status = measure(name, options, device);
+  options.retry = both(failed, asked), options.seconds -= bench::now() - started;
+  if (status == 0 && !options.retry.empty()) status = measure(name, options, device);
+  if (status != 0) return status;
+  const std::set<std::string> wrong = both(bench::with_error(path, bench::wrong_output), asked),
+                              open = both(bench::failed_once(path), asked);
+  for (const std::string& cell : wrong) std::fprintf(stderr, "%s: the output is wrong\n", cell.c_str());
+  if (!wrong.empty()) return 1;
+  if (!open.empty()) std::fprintf(stderr, "%zu cells of %s failed and are tried once more in the next call\n", open.size(), name.c_str());
+  return open.empty() ? 0 : 3;
+}
+
+/// One section, and what the device says of itself before and after.
 int run(const std::string& name, bench::Options options, const cuda::DeviceFacts& device) {
   bench::Monitor monitor(options.device);
   options.monitor = &monitor;
@@ -52,18 +97,7 @@ int run(const std::string& name, bench::Options options, const cuda::DeviceFacts
   }
   if (before.throttled()) return refuse(name, before.csv);
   if (!monitor.watching()) std::fprintf(stderr, "no nvidia-smi: cells are marked \"unwatched\"\n");
-  int status = 0;
-  std::string why;
-  try {
-    sections.at(name)(options, device);
-  } catch (const bench::OutOfTime&) {
-    status = 3;
-  } catch (const bench::Throttled& throttled) {
-    status = refuse(name, throttled.what);
-  } catch (const Error& error) {  // what was measured and the device's facts are worth keeping
-    std::fprintf(stderr, "%s failed: %s\n", name.c_str(), error.what());
-    status = 1;
-  }
+  const int status = measure_all(name, options, device);
   const bench::SmiFacts after = monitor.seen().latest;
   bench::Options facts_options = options;
   facts_options.again = false, facts_options.only.clear(), facts_options.monitor = nullptr;

@@ -13,6 +13,7 @@ struct Bench {
   Results& results;
   const Options& options;
   const std::string section;
+  const double device_bytes;  // of memory
   RandomModel* model = nullptr;
 
   /// Of cells' names: what was measured otherwise than by default is named apart.
@@ -20,11 +21,15 @@ struct Bench {
   std::string prefix() const { return "first" + way(); }
   double ceiling() const { return Results::find(options, "ceilings", "read", "gbPerSecond"); }
 
+  /// What it was measured with.
+  void add_model(Record& record) const { record.number("weightBytes", model->weight_bytes()).text("library", model->library()); }
+
   /// The ratio to the dense cell, and the part of the ideal gain that is reached.
   void add_ratio(Record& record, const std::string& dense_cell, double us, double ideal) const {
-    const double dense = dense_cell == record.cell() ? 0 : Results::find(options, section, dense_cell, "us");
-    if (dense <= 0 || us <= 0) return;
-    record.number("ratioToDense", dense / us).number("idealRatio", ideal).number("shareOfIdealGain", (dense / us - 1) / (ideal - 1));
+    if (dense_cell == record.cell()) return;
+    record.number("idealRatio", ideal);
+    const double dense = Results::find(options, section, dense_cell, "us");
+    if (dense > 0 && us > 0) record.number("ratioToDense", dense / us).number("shareOfIdealGain", (dense / us - 1) / (ideal - 1));
   }
 
   void step(const std::string& cell, const NamedPlan& named, int batch, int context) {
@@ -40,7 +45,8 @@ struct Bench {
     const double pages = 64.0 * std::ceil((base + tokens + 1) / 64.0);
     const double need = batch * pages * token_bytes(plan, config), room = model->cache_tokens() * dense_bytes;
     if (need > room) {
-      results.add(record.boolean("fits", false).number("cacheBytesNeeded", need).number("cacheBytesAvailable", room));
+      if (need + model->weight_bytes() > device_bytes) record.boolean("final", true);
+      results.note(record.boolean("fits", false).number("cacheBytesNeeded", need).number("cacheBytesAvailable", room));
       return;
     }
     std::vector<std::shared_ptr<Session>> sessions;
@@ -73,6 +79,7 @@ struct Bench {
     record.number("bytesOfOneStep", bytes).number("cacheBytes", double(held.keys + held.values));
     record.number("cacheBytesDense", double(held.dense_keys + held.dense_values));
     if (const double gb = ceiling(); gb > 0) record.number("shareOfByteFloor", bytes / (gb * 1e3) / times.median);
+    add_model(record);
     if (const std::string& why = model->why_not_recorded(); !why.empty()) record.text("notRecorded", why);
     add_ratio(record, "step/dense/" + size, times.median, step_bytes(dense_plan(config)) / bytes);
     results.add(record);
@@ -100,6 +107,7 @@ struct Bench {
     record.number("tokens", tokens);
     add_times(record, times).number("tokensPerSecond", 1e6 * tokens / times.median);
     record.number("tflopExecuted", executed / times.median * 1e-6).number("tflopDenseEquivalent", dense / times.median * 1e-6);
+    add_model(record);
     add_ratio(record, prefix() + "dense/" + std::to_string(tokens), times.median, dense / executed);
     results.add(record);
   }
@@ -143,7 +151,7 @@ struct Bench {
 
 void measure_model(const Options& options, const cuda::DeviceFacts& device) {
   Results results(options, "model");
-  Bench bench{results, options, "model"};
+  Bench bench{results, options, "model", double(device.total_bytes)};
   using Shapes = std::vector<std::pair<int, int>>;
   const Shapes shapes =
       options.tiny ? Shapes{{1, 40}, {3, 70}} : Shapes{{1, 2048},  {1, 16},    {8, 8192},  {64, 2048}, {8, 2048}, {1, 8192},
@@ -165,7 +173,7 @@ void measure_model(const Options& options, const cuda::DeviceFacts& device) {
 
 void measure_first(const Options& options, const cuda::DeviceFacts& device) {
   Results results(options, "first");
-  Bench bench{results, options, "first"};
+  Bench bench{results, options, "first", double(device.total_bytes)};
   const std::vector<int> prompts =
       options.tiny ? std::vector<int>{30, 70} : std::vector<int>{2048, 256, 8192, 512, 1024, 4096, 16384, 32768};
   std::vector<std::string> cells{"membership" + bench.way() + std::to_string(prompts[0])};
@@ -204,9 +212,8 @@ void measure_memory(const Options& options, const cuda::DeviceFacts& device) {
     }
     base_mib = smi_facts(options.device).used_mib;
   }
-  for (const auto& [name, plan] : plans) {
-    const std::string cell = "memory/" + name + size;
-    if (!results.wants(cell)) continue;
+  const auto measure = [&](const std::string& cell, const HeadPlan& plan) {
+    if (!results.wants(cell)) return;
     // A pool just large enough for the batch, at this plan's bytes a token and in whole pages.
     const double pool = batch * 64.0 * std::ceil(context / 64.0) * token_bytes(plan, config);
     const double tokens = std::ceil(pool / dense_bytes / 64.0) * 64.0 + 64.0;
@@ -231,7 +238,11 @@ void measure_memory(const Options& options, const cuda::DeviceFacts& device) {
       record.number("smiUsedMiB", used_mib);
       record.number("smiCacheBytes", (used_mib - base_mib) * 1048576.0 + least_tokens * dense_bytes);
     }
-    results.add(record);
+    results.note(record);  // bytes: a slow device has as many
+  };
+  for (const NamedPlan& named : plans) {
+    const std::string cell = "memory/" + named.name + size;
+    measure_or_note(results, cell, [&] { measure(cell, named.plan); });
   }
 }
 

@@ -62,6 +62,11 @@ struct Products {
   /// `weights`: that one call reads; `flops`: operations of one call.
   void add(const std::string& cell, int rows, double weights, double flops, double calls, cuda::Stream stream,
            const std::function<void()>& run) const {
+    measure_or_note(results, cell, [&] { measure_one(cell, rows, weights, flops, calls, stream, run); });
+  }
+
+  void measure_one(const std::string& cell, int rows, double weights, double flops, double calls, cuda::Stream stream,
+                   const std::function<void()>& run) const {
     if (!results.wants(cell)) return;
     const Times times = library ? time_runs(stream, effort_of(options), run) : time_graph(stream, effort_of(options), run);
     const double us = times.median / calls;

@@ -81,6 +81,8 @@ int scores_of(const HeadPlan& plan, int layer, const Config& c) {
   return plan.method == Method::chai ? of.rule.clusters : int(of.heads.query_of_score.size());
 }
 
+double weight_bytes_of(const Config& c) { return 2.0 * (all_weights(c) + (2.0 * c.layers + 1) * c.hidden); }
+
 double token_bytes(const HeadPlan& plan, const Config& c) {
   double slots = 0;
   for (int layer = 0; layer < c.layers; ++layer) slots += plan.key_slots(layer, c) + plan.value_slots(layer, c);
@@ -103,7 +105,8 @@ double prompt_flops(const HeadPlan& plan, const Config& c, int tokens) {
   return flops;
 }
 
-/// A file as large as the largest matrix; all tensors of the model lie in it, one over the other. On the device each is its own.
+/// A file little larger than the largest matrix: every tensor of the model lies 128 bytes behind the one before, over its end. None lies
+/// where another of its shape does, since the engine keeps those as one.
 void RandomModel::write_weights(LoadOptions& load) {
   const Config& c = config_;
   char name[] = "/tmp/chai-weights-XXXXXX";
@@ -111,7 +114,9 @@ void RandomModel::write_weights(LoadOptions& load) {
   if (descriptor < 0) throw Error(Code::out_of_memory, "no room for a file of random weights in /tmp");
   close(descriptor);
   path_ = name;
-  const int64_t elements = int64_t(std::max({c.vocabulary, c.intermediate, c.hidden})) * c.hidden;
+  constexpr int64_t apart = 64;  // elements between the starts of two tensors
+  const int64_t matrices = 2 + 7 * c.layers, norms = 1 + 2 * c.layers;
+  const int64_t elements = int64_t(std::max({c.vocabulary, c.intermediate, c.hidden})) * c.hidden + apart * matrices;
   std::ofstream file(path_, std::ios::binary);
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0, 0.02f);
@@ -122,20 +127,29 @@ void RandomModel::write_weights(LoadOptions& load) {
     file.write(reinterpret_cast<const char*>(block.data()), std::streamsize(block.size() * 2));
   }
   const uint64_t ones = uint64_t(file.tellp());
-  const std::vector<uint16_t> one(size_t(c.hidden), float16_of_float(1));
+  const std::vector<uint16_t> one(size_t(c.hidden + apart * norms), float16_of_float(1));
   file.write(reinterpret_cast<const char*>(one.data()), std::streamsize(one.size() * 2));
   file.close();
   if (!file) throw Error(Code::out_of_memory, "no room for a file of random weights in /tmp");
-  const auto matrix = [](int rows, int columns) { return FileTensor{0, 0, Element::float16, rows, columns}; };
-  const FileTensor norm{0, ones, Element::float16, 1, c.hidden};
+  const auto next = [](uint64_t& offset, int rows, int columns) {
+    const FileTensor tensor{0, offset, Element::float16, rows, columns};
+    offset += 2 * apart;
+    return tensor;
+  };
+  uint64_t matrix_offset = 0, norm_offset = ones;
+  const auto matrix = [&](int rows, int columns) { return next(matrix_offset, rows, columns); };
+  const auto norm = [&] { return next(norm_offset, 1, c.hidden); };
   load.config = c, load.files = {path_};
-  load.token_embedding = matrix(c.vocabulary, c.hidden), load.output = matrix(c.vocabulary, c.hidden), load.final_norm = norm;
-  LayerTensors layer;
-  layer.attention_norm = layer.feed_forward_norm = norm;
-  layer.query = matrix(c.query_width(), c.hidden), layer.key = layer.value = matrix(c.key_value_width(), c.hidden);
-  layer.attention_output = matrix(c.hidden, c.query_width());
-  layer.gate = layer.up = matrix(c.intermediate, c.hidden), layer.down = matrix(c.hidden, c.intermediate);
-  load.layers.assign(size_t(c.layers), layer);
+  load.token_embedding = matrix(c.vocabulary, c.hidden), load.output = matrix(c.vocabulary, c.hidden), load.final_norm = norm();
+  for (int i = 0; i < c.layers; ++i) {
+    LayerTensors layer;
+    layer.attention_norm = norm(), layer.feed_forward_norm = norm();
+    layer.query = matrix(c.query_width(), c.hidden), layer.attention_output = matrix(c.hidden, c.query_width());
+    layer.key = matrix(c.key_value_width(), c.hidden), layer.value = matrix(c.key_value_width(), c.hidden);
+    layer.gate = matrix(c.intermediate, c.hidden), layer.up = matrix(c.intermediate, c.hidden);
+    layer.down = matrix(c.hidden, c.intermediate);
+    load.layers.push_back(layer);
+  }
 }
 
 RandomModel::RandomModel(const Options& options, const cuda::DeviceFacts& device, double cache_tokens) : config_(model_shape(options)) {
@@ -144,7 +158,7 @@ RandomModel::RandomModel(const Options& options, const cuda::DeviceFacts& device
   const double one = token_bytes(dense_plan(config_), config_);
   uint64_t free_bytes = 0, total = 0;
   cuda::memory_of_device(free_bytes, total);
-  const double room = double(free_bytes) - 2.0 * all_weights(config_) - 6e9;  // what is left for buffers
+  const double room = double(free_bytes) - weight_bytes_of(config_) - 6e9;  // what is left for buffers
   if (cache_tokens == 0) cache_tokens = options.tiny ? 4096 : std::clamp(room / one, 4096.0, 280e3);
   cache_tokens_ = std::floor(cache_tokens);
   load.cache_tokens = int64_t(cache_tokens_);
@@ -164,12 +178,21 @@ RandomModel::RandomModel(const Options& options, const cuda::DeviceFacts& device
     throw;
   }
   std::remove(path_.c_str());
-  std::printf("loaded in %.1f s, cache for %.0f tokens\n", now() - started, cache_tokens_);
+  uint64_t left = 0;
+  cuda::memory_of_device(left, total);
+  std::printf("loaded in %.1f s: %.4g GB of weights, cache for %.0f tokens; the device has %.4g GB less free, %s\n", now() - started,
+              weight_bytes() * 1e-9, cache_tokens_, (double(free_bytes) - double(left)) * 1e-9, library().c_str());
+  if (const double held = weight_bytes(); held != weight_bytes_of(config_)) {
+    engine_->close();
+    throw Error(Code::model_invalid, "the benchmark's model holds " + std::to_string(int64_t(held)) + " bytes of weights; its shape has " +
+                                         std::to_string(int64_t(weight_bytes_of(config_))));
+  }
 }
 
 RandomModel::~RandomModel() { engine_->close(); }
 
 const std::string& RandomModel::why_not_recorded() const { return backend_->why_not_recorded(); }
+const std::string& RandomModel::library() const { return backend_->library(); }
 
 std::vector<int32_t> random_ids(int count, int vocabulary, unsigned seed) {
   std::mt19937 random(seed);

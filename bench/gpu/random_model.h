@@ -29,6 +29,8 @@ std::vector<NamedPlan> model_plans(const Config& config);
 
 /// Score slots of a layer under a plan.
 int scores_of(const HeadPlan& plan, int layer, const Config& config);
+/// Bytes of all weights, norms among them, each once.
+double weight_bytes_of(const Config& config);
 /// Bytes of K and V of one token.
 double token_bytes(const HeadPlan& plan, const Config& config);
 /// Weights that one step of one sequence reads; a single sequence leaves out the projections of heads whose scores are shared.
@@ -38,7 +40,7 @@ double prompt_flops(const HeadPlan& plan, const Config& config, int tokens);
 
 class RandomModel {
  public:
-  /// cache_tokens 0: as many as fit.
+  /// cache_tokens 0: as many as fit. Throws when the engine does not hold as many weights as the shape has.
   RandomModel(const Options& options, const cuda::DeviceFacts& device, double cache_tokens);
   ~RandomModel();
   Engine& engine() const { return *engine_; }
@@ -46,6 +48,10 @@ class RandomModel {
   double cache_tokens() const { return cache_tokens_; }  // that the page pool holds at full head count
   /// Why steps are not replayed as graphs; empty while they are.
   const std::string& why_not_recorded() const;
+  /// Who does large products: a library and its version, or why none does.
+  const std::string& library() const;
+  /// That the engine holds.
+  double weight_bytes() const { return double(engine_->memory().weights); }
 
  private:
   void write_weights(LoadOptions& load);

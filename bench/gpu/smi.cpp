@@ -94,6 +94,15 @@ SmiFacts ask(int device, const std::string& reasons) {
 
 }  // namespace
 
+std::string SmiFacts::reasons() const {
+  constexpr std::pair<uint64_t, const char*> names[] = {
+      {0x8, "HwSlowdown"}, {0x20, "SwThermalSlowdown"}, {0x40, "HwThermalSlowdown"}, {0x80, "HwPowerBrakeSlowdown"}};
+  std::string out;
+  for (const auto& [bit, name] : names)
+    if (throttle & bit) out += (out.empty() ? "" : ", ") + std::string(name);
+  return out;
+}
+
 std::string SmiFacts::json() const {
   Record record("smi");
   record.text("name", name).text("driver", driver).number("smClockMHz", sm_clock).number("memoryClockMHz", memory_clock);

@@ -14,6 +14,8 @@ struct SmiFacts {
   uint64_t throttle = 0;  // bits of clocks_event_reasons.active
   /// Slowed down by heat or by the board (NVML: HwSlowdown 8, SwThermal 20, HwThermal 40, HwPowerBrake 80), not merely by its power limit.
   bool throttled() const { return throttle & (0x8u | 0x20u | 0x40u | 0x80u); }
+  /// NVML's names of what throttled() asks for.
+  std::string reasons() const;
   std::string json() const;
 };
 

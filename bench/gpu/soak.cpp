@@ -70,7 +70,7 @@ void soak(const Options& options, const cuda::DeviceFacts& device) {
   record.number("seconds", now() - started).number("rounds", rounds).number("deviceBytesFirst", device_first);
   record.number("deviceBytesLast", device_last).number("residentBytesFirst", resident_first).number("residentBytesLast", resident_last);
   results.wants(record.cell());
-  results.add(record);
+  results.note(record);
   if (device_last > device_first + 32e6) throw Error(Code::device_fault, "the device's used memory grew during the soak");
   if (resident_last > resident_first + 64e6) throw Error(Code::device_fault, "the process grew during the soak");
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "bench.h"
+#include "standing.h"
 
 namespace chai::bench {
 
@@ -44,7 +45,7 @@ void Watchdog::watch() {
       changed_.wait_for(hold, std::chrono::duration<double>(left));
       continue;
     }
-    const std::string line = Record(cell_).text("error", "not done after " + std::to_string(int(seconds_)) + " s").json();
+    const std::string line = Record(cell_).text("error", std::string(not_done) + std::to_string(int(seconds_)) + " s").json();
     append_line(path_, line);
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);

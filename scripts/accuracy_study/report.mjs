@@ -81,6 +81,23 @@ export function textOf({ tasks, variants, ...about }) {
   return `${rounded.replace(/[{[]\s([^{}[\]]*)\s[}\]]/g, (whole) => whole.replace(/\s*\n\s*/g, ' '))}\n`;
 }
 
+const figuresOf = (compacted) =>
+  Object.entries(compacted).map(([name, [value, standardError, ...difference]]) => ({
+    ...{ name, value, standardError },
+    ...(difference.length > 0 && { difference: { value: difference[0], standardError: difference[1] } }),
+  }));
+
+/** The result that `textOf` wrote; tables and charts are made of this one, so that they can be made again from the file. */
+export function resultFrom(text) {
+  const { tasks, variants, ...about } = JSON.parse(text);
+  const tasksWith = Object.entries(tasks).map(([name, of]) => [name, { ...of, dense: figuresOf(of.dense) }]);
+  const variantsWith = variants.map(({ results, ...of }) => ({
+    ...of,
+    results: Object.fromEntries(Object.entries(results).map(([task, figures]) => [task, { figures: figuresOf(figures) }])),
+  }));
+  return { ...about, tasks: Object.fromEntries(tasksWith), variants: variantsWith };
+}
+
 const signed = (value, digits) => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(digits)}`;
 const row = (cells) => `| ${cells.join(' | ')} |`;
 const tableOf = (head, rows) => [row(head), row(head.map(() => '---')), ...rows.map(row)].join('\n');

@@ -2,7 +2,8 @@
 # Measures on a GPU, in order of value. Usage: bench.sh [SECTION...] [-- OPTION...], options as chai_bench has them. In: SECTION_SECONDS (420), BUILD,
 # PYTHON, BENCH_FLAGS and BASELINE_FLAGS (more options of chai_bench and of baselines.py). A section goes on where it stopped when it is called again,
 # and behind a cell that hung or failed at once. Out: BUILD/results/*.jsonl, merged into BUILD/results/gpu.json.
-# Exit: 0 all measured, 3 out of time in some section (call it again), 4 refused because the device was slowed down, else 1.
+# Exit: 0 all measured, 3 out of time in some section, or cells failed that the next call tries once more (call it again), 4 refused because the device
+# was slowed down, else 1.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 scripts/gpu/build.sh || exit 1
@@ -59,12 +60,20 @@ run_once() { # section, seconds, options...: a section ends by itself between tw
   esac
 }
 
+baseline_cells() { # how many there are by now
+  local count
+  count=$(grep -acv '"baseline/facts/' "$results/baselines.jsonl" 2> /dev/null)
+  echo "${count:-0}"
+}
+
 status=0
 for section in "${sections[@]}"; do
   echo "== $section"
   until=$((SECONDS + seconds))
   failed=0
+  restarted=0
   while :; do
+    before=$(baseline_cells)
     run_once "$section" $((until > SECONDS ? until - SECONDS : 0)) "$@"
     code=$?
     # A cell that hung is noted; one that ended the process is begun once more, then noted. The rest goes on.
@@ -73,6 +82,10 @@ for section in "${sections[@]}"; do
     elif [ $code != 0 ] && [ $code != 3 ] && [ $code != 4 ] && [ -s "$results/$section.begun" ]; then
       echo "== $section: status $code in $(tail -1 "$results/$section.begun")"
       failed=1
+    elif [ "$section" = baselines ] && [ $restarted = 0 ] && [ $code != 0 ] && [ $code != 3 ] && [ $code != 77 ] && [ "$(baseline_cells)" -gt "$before" ]; then
+      echo "== $section: status $code between two cells, once more"
+      failed=1
+      restarted=1
     else
       break
     fi
@@ -83,7 +96,7 @@ for section in "${sections[@]}"; do
   done
   case $code in
     0) ;;
-    3) echo "== $section: out of time, call it again to go on" ;;
+    3) echo "== $section: not all measured, call it again to go on" ;;
     77) code=0 ;; # left out, and said so
     124 | 137) echo "== $section: killed, it hung" ;;
     *) echo "== $section: status $code" ;;

@@ -22,12 +22,25 @@ const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
 export function reasonOf(results, name) {
   const cell = results.cell(name);
   if (!cell) return unmeasured;
+  if (cell.error === 'throttled' || cell.error === 'wrong output') return cell.error;
   if (cell.fits === false) {
-    const need = cell.bytesNeeded ?? cell.cacheBytesNeeded;
+    const need = cell.bytesNeeded ?? cell.cacheBytesNeeded; // neither: the allocator said so
     return need ? `does not fit (${gigabytes(need)})` : 'does not fit';
   }
   if (/^(not done|its measuring)/.test(cell.error ?? '')) return 'failed'; // it hung, or ended the process
   return cell.error ? 'refused' : unmeasured;
+}
+
+/** How many times as fast as the dense cell, whichever of the two was measured first. */
+export function timesOf(results, dense, cell) {
+  const [slow, fast] = [numberOf(results, dense), numberOf(results, cell)];
+  return slow === undefined || fast === undefined ? undefined : slow / fast;
+}
+
+/** The same as text, or why there is none. */
+export function shownTimes(results, dense, cell, write = ratio) {
+  const times = timesOf(results, dense, cell);
+  return times === undefined ? reasonOf(results, numberOf(results, cell) === undefined ? cell : dense) : write(times);
 }
 
 /** A cell's number as text, or why there is none. */
@@ -41,9 +54,3 @@ export const ratio = (value) => `${value.toFixed(3)}x`;
 export const plain = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
 export const milliseconds = (us) => `${plain(us / 1000)} ms`;
 export const bytes = gigabytes;
-
-/** The best of several cells by a field, smallest time first. */
-export function fastest(results, names) {
-  const found = names.filter((name) => numberOf(results, name) !== undefined);
-  return found.sort((a, b) => numberOf(results, a) - numberOf(results, b))[0];
-}

@@ -1,24 +1,23 @@
 // Tables of a GPU's results. In: results (results.mjs). Out: Markdown; what was not measured is said.
-import { bytes, fastest, milliseconds, numberOf, percent, plain, ratio, reasonOf, shown, unmeasured } from './results.mjs';
+import { bytes, milliseconds, numberOf, percent, plain, ratio, reasonOf, shown, shownTimes, timesOf, unmeasured } from './results.mjs';
 
 const row = (cells) => `| ${cells.join(' | ')} |`;
 const tableOf = (head, rows) => [row(head), row(head.map(() => '---')), ...rows.map(row)].join('\n');
 const mha = 'decode/32/32x128';
-const best = (results, kind, size) =>
-  fastest(
-    results,
-    ['flash', 'cudnn', 'efficient'].map((name) => `baseline/${kind}/32/32x128/${size}/${name}`),
-  );
+/** scaled_dot_product_attention by backend. */
+const backends = ['flash', 'cudnn', 'efficient'];
+const torchCell = (kind, size, backend) => `baseline/${kind}/32/32x128/${size}/${backend}`;
+const torchHead = ['PyTorch flash', 'PyTorch cuDNN', 'PyTorch efficient'];
 
-/** A section of one table, or one line that says it is not there yet. */
-function section(title, head, rows, measured) {
-  return `### ${title}\n\n${measured ? tableOf(head, rows) : `${unmeasured[0].toUpperCase()}${unmeasured.slice(1)}.`}`;
+/** A section of one table and a line below it, or one line that says it is not there yet. */
+function section(title, head, rows, measured, note) {
+  const table = tableOf(head, rows);
+  return `### ${title}\n\n${measured ? [table, note].filter(Boolean).join('\n\n') : `${unmeasured[0].toUpperCase()}${unmeasured.slice(1)}.`}`;
 }
 
 function ratioBar(results, dense, clustered, ideal, share) {
-  const [slow, fast] = [numberOf(results, dense), numberOf(results, clustered)];
-  if (slow === undefined || fast === undefined) return [undefined, reasonOf(results, slow === undefined ? dense : clustered)];
-  return [slow / fast, `${ratio(slow / fast)} (ideal ${ratio(ideal)})`, share * ideal];
+  const times = timesOf(results, dense, clustered);
+  return [times, shownTimes(results, dense, clustered, (value) => `${ratio(value)} (ideal ${ratio(ideal)})`), share * ideal];
 }
 
 /** [what, bar as text, value, as text, least value that reaches it] */
@@ -37,10 +36,19 @@ function barsOf(results) {
     const most = Math.max(...found.filter((value) => value !== undefined));
     return Number.isFinite(most) ? [most, `${plain(most)} TFLOP/s`, least] : [undefined, unmeasured];
   };
-  const gain = (cell) => number(cell, 'shareOfIdealGain', 0.85, percent);
+  const gain = (cell) => {
+    const dense = cell.replace('/published/', '/dense/');
+    const share = (times) => (times - 1) / (results.cell(cell).idealRatio - 1);
+    const times = timesOf(results, dense, cell);
+    return [times && share(times), shownTimes(results, dense, cell, (value) => percent(share(value))), 0.85];
+  };
   const baseline = (kind, ours, least) => {
     const [theirs, mine] = [numberOf(results, `baseline/${kind}`), numberOf(results, ours)];
     return theirs === undefined || mine === undefined ? [undefined, unmeasured] : [theirs / mine, ratio(theirs / mine), least];
+  };
+  const prefillRatio = () => {
+    const cells = [32, 4].map((count) => `prefill/32/32x128/1x8192/${count}`);
+    return [timesOf(results, ...cells), shownTimes(results, ...cells), 1.25];
   };
   const membership = () => {
     const value = numberOf(results, 'membership/2048', 'shareOfFirstToken');
@@ -62,7 +70,7 @@ function barsOf(results) {
     ['gain to the first token, 2k', '85 %', ...gain('first/published/2048')],
     ['prefill attention, kernel for every GPU, 8k or more', '300 TFLOP/s', ...prefillBest('prefill', 300)],
     ['prefill attention, kernels for Hopper, 8k or more', '500 TFLOP/s', ...prefillBest('prefill-sm90', 500)],
-    ['prefill, 4 scores of 32 over dense, 8k', '1.25x', ...number('prefill/32/32x128/1x8192/4', 'ratioToDense', 1.25, ratio)],
+    ['prefill, 4 scores of 32 over dense, 8k', '1.25x', ...prefillRatio()],
     ['first token at 2048 over eager attention in transformers', '1.73x', ...baseline('first/eager/2048', 'first/published/2048', 1.73)],
     ['time per token, 1x2k, over eager attention in transformers', '5x', ...baseline('step/eager/1x2048', 'step/published/1x2048', 5)],
     ['membership, of the time to first token at 2048', 'at most 2 %', ...membership()],
@@ -79,71 +87,90 @@ function barsTable(results) {
 
 const decodeSizes = [1, 8, 32, 64].flatMap((batch) => [2048, 8192, 32768].map((context) => `${batch}x${context}`));
 
+const scoreCounts = [16, 8, 4, 1];
+const someDecode = (results) => decodeSizes.some((size) => results.cell(`${mha}/${size}/32`));
+
 function decodeTable(results) {
   const us = (cell) => shown(results, cell, 'us', plain);
-  const times = (cell) => shown(results, cell, 'ratioToDense', ratio);
   const rows = decodeSizes.map((size) => {
-    const [own, torch] = [`${mha}/${size}`, best(results, 'decode', size)];
+    const own = `${mha}/${size}`;
+    const times = (cell) => shownTimes(results, `${own}/32`, cell);
     return [
       size,
       us(`${own}/32`),
-      shown(results, `${own}/32`, 'gbPerSecond', plain),
-      shown(results, `${own}/32`, 'shareOfReadCeiling', percent),
-      ...[16, 8, 4, 1].map((count) => times(`${own}/${count}`)),
+      ...scoreCounts.map((count) => times(`${own}/${count}`)),
       `${times(`${own}/published`)}${results.cell(`${own}/published`)?.derived ? ' (derived)' : ''}`,
-      shown(results, `decode/32/8x128/${size}/32`, 'shareOfReadCeiling', percent),
-      torch ? `${us(torch)} (${torch.split('/').at(-1)})` : unmeasured,
+      ...backends.map((backend) => us(torchCell('decode', size, backend))),
     ];
   });
-  const ideal = ['ideal', '', '', '100 %', ...[16, 8, 4, 1].map((count) => ratio(64 / (count + 32))), ratio(1024 / 828), '100 %', ''];
-  const head = ['batch x context', 'dense, us', 'GB/s', 'of the ceiling', ...[16, 8, 4, 1].map((count) => `${count} of 32`), 'published'];
-  const measured = decodeSizes.some((size) => results.cell(`${mha}/${size}/32`));
+  const ideal = ['ideal', '', ...scoreCounts.map((count) => ratio(64 / (count + 32))), ratio(1024 / 828), '', '', ''];
+  const head = ['batch x context', 'dense, us', ...scoreCounts.map((count) => `${count} of 32`), 'published'];
   return section(
-    'Decode attention, one layer, 32 heads of 128, float16',
-    [...head, 'grouped 32/8', 'best of PyTorch, us'],
+    'Decode attention, one layer, 32 heads of 128, float16: dense over clustered',
+    [...head, ...torchHead.map((name) => `${name}, us`)],
     [...rows, ideal],
-    measured,
+    someDecode(results),
   );
+}
+
+function bandwidthTable(results) {
+  const ceiling = numberOf(results, 'read', 'gbPerSecond');
+  const rate = (cell) =>
+    results.cell(cell)?.derived
+      ? 'derived'
+      : shown(results, cell, 'gbPerSecond', (value) => `${plain(value)}${ceiling ? ` (${percent(value / ceiling)})` : ''}`);
+  const rows = decodeSizes.map((size) => [
+    size,
+    ...[32, ...scoreCounts, 'published'].map((count) => rate(`${mha}/${size}/${count}`)),
+    rate(`decode/32/8x128/${size}/32`),
+    ...backends.map((backend) => rate(torchCell('decode', size, backend))),
+  ]);
+  const head = ['batch x context', 'dense', ...scoreCounts.map((count) => `${count} of 32`), 'published', 'grouped 32/8', ...torchHead];
+  return section('The same: GB/s of K and V (of the read ceiling)', head, rows, someDecode(results));
 }
 
 function prefillTable(results) {
   const sizes = ['1x2048', '8x2048', '1x8192', '1x32768'];
   const kinds = ['prefill', 'prefill-sm90'].filter((kind) => results.names.some((name) => name.startsWith(`${kind}/`)));
   const flops = (cell, field = 'tflopExecuted') => shown(results, cell, field, plain);
+  const both = (dense, cell) => [flops(cell), flops(cell, 'tflopDenseEquivalent'), shownTimes(results, dense, cell)];
   const rows = sizes.flatMap((size) =>
     kinds.map((kind) => {
       const own = `${kind}/32/32x128/${size}`;
-      const torch = best(results, 'prefill', size);
       return [
         size,
         kind === 'prefill' ? 'every GPU' : 'Hopper',
         flops(`${own}/32`),
-        flops(`${own}/4`),
-        flops(`${own}/4`, 'tflopDenseEquivalent'),
-        shown(results, `${own}/4`, 'ratioToDense', ratio),
-        shown(results, `${own}/published`, 'ratioToDense', ratio),
+        ...both(`${own}/32`, `${own}/4`),
+        ...both(`${own}/32`, `${own}/published`),
         flops(`${kind}/32/8x128/${size}/32`),
-        torch ? `${flops(torch, 'tflop')} (${torch.split('/').at(-1)})` : unmeasured,
+        ...backends.map((backend) => flops(torchCell('prefill', size, backend), 'tflop')),
       ];
     }),
   );
-  const head = [
-    'batch x prompt',
-    'kernels',
-    'dense',
-    '4 of 32, executed',
-    '4 of 32, dense-equivalent',
-    '4 of 32 over dense',
-    'published over dense',
-  ];
-  return section('Prefill attention, causal, bfloat16, TFLOP/s', [...head, 'grouped 32/8', 'best of PyTorch'], rows, kinds.length > 0);
+  const three = (name) => [`${name}, executed`, `${name}, dense-equivalent`, `${name} over dense`];
+  const head = ['batch x prompt', 'kernels', 'dense', ...three('4 of 32'), ...three('published'), 'grouped 32/8', ...torchHead];
+  return section('Prefill attention, causal, bfloat16, TFLOP/s', head, rows, kinds.length > 0);
 }
+
+const stepSizes = ['1x16', '1x2048', '1x8192', '1x32768', '8x2048', '8x8192', '8x32768', '32x2048', '32x8192', '64x2048', '64x8192'];
+const prompts = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768].map(String);
+/** What bench/gpu/baselines.py measures of transformers; the rest is not asked of it. */
+const steps = ['1x16', '1x2048', '1x8192', '8x2048', '8x8192', '32x2048', '64x2048'];
+const asked = {
+  step: { eager: steps, sdpa: steps, compile: ['1x2048', '8x2048'] },
+  first: { eager: prompts, sdpa: prompts, compile: ['2048'] },
+};
+const fewCompiled = 'A dash: not asked of it; torch.compile takes a minute for each shape.';
 
 /** Rows of the whole model: dense, published, and transformers three ways. */
 function modelRow(results, kind, size, more) {
   const [dense, published] = [`${kind}/dense/${size}`, `${kind}/published/${size}`];
-  const theirs = ['eager', 'sdpa', 'compile'].map((name) => shown(results, `baseline/${kind}/${name}/${size}`, 'us', milliseconds));
-  const gained = shown(results, published, 'ratioToDense', (value) => `${ratio(value)} (${ratio(results.cell(published).idealRatio)})`);
+  const theirs = ['eager', 'sdpa', 'compile'].map((name) => {
+    const cell = `baseline/${kind}/${name}/${size}`;
+    return results.cell(cell) || asked[kind][name].includes(size) ? shown(results, cell, 'us', milliseconds) : '-';
+  });
+  const gained = shownTimes(results, dense, published, (value) => `${ratio(value)} (${ratio(results.cell(published).idealRatio)})`);
   return [
     size,
     shown(results, dense, 'us', milliseconds),
@@ -155,7 +182,6 @@ function modelRow(results, kind, size, more) {
 }
 
 function stepTable(results) {
-  const sizes = ['1x16', '1x2048', '1x8192', '1x32768', '8x2048', '8x8192', '8x32768', '32x2048', '32x8192', '64x2048', '64x8192'];
   const more = (dense, published) => [
     ...[dense, published].map((cell) => shown(results, cell, 'tokensPerSecond', plain)),
     shown(results, dense, 'shareOfByteFloor', percent),
@@ -173,20 +199,41 @@ function stepTable(results) {
   return section(
     'Whole step, LLaMA-7B shape, float16, random weights: time per token',
     [...head, 'published, of it', 'unfused baseline (eager)', 'sdpa', 'torch.compile'],
-    sizes.map((size) => modelRow(results, 'step', size, more)),
-    sizes.some((size) => results.cell(`step/dense/${size}`)),
+    stepSizes.map((size) => modelRow(results, 'step', size, more)),
+    stepSizes.some((size) => results.cell(`step/dense/${size}`)),
+    fewCompiled,
   );
 }
 
+/** The same prompts by our own products, and by the prefill kernels for Hopper: at 2048 alone. */
+const ways = { own: 'own products', sm90: 'Hopper kernels' };
+
 function firstTable(results) {
-  const sizes = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768];
-  const more = (_, published) => ['tflopExecuted', 'tflopDenseEquivalent'].map((field) => shown(results, published, field, plain));
+  const present = Object.keys(ways).filter((way) => results.names.some((name) => name.startsWith(`first-${way}/`)));
+  const more = (_, published) => [
+    ...['tflopExecuted', 'tflopDenseEquivalent'].map((field) => shown(results, published, field, plain)),
+    ...present.flatMap((way) =>
+      ['dense', 'published'].map((plan) => {
+        const cell = `first-${way}/${plan}/${published.split('/').at(-1)}`;
+        return results.cell(cell) ? shown(results, cell, 'us', milliseconds) : '-';
+      }),
+    ),
+  ];
   const head = ['prompt', 'dense', 'published', 'gain (ideal)', 'published TFLOP/s, executed', 'dense-equivalent'];
+  const beside = present.flatMap((way) => [`${ways[way]}: dense`, 'published']);
+  const libraryOf = (kind) =>
+    results.names
+      .filter((name) => name.startsWith(`${kind}/`))
+      .map((name) => results.cell(name).library)
+      .find(Boolean);
+  const used = ['first', 'first-own', 'first-sm90'].map((kind) => [kind, libraryOf(kind)]).filter(([, library]) => library);
+  const products = used.length > 0 ? `Large products: ${used.map(([kind, library]) => `${kind}: ${library}`).join('; ')}.` : '';
   return section(
     'Time to first token, the same model',
-    [...head, 'unfused baseline (eager)', 'sdpa', 'torch.compile'],
-    sizes.map((tokens) => modelRow(results, 'first', tokens, more)),
-    sizes.some((tokens) => results.cell(`first/dense/${tokens}`)),
+    [...head, ...beside, 'unfused baseline (eager)', 'sdpa', 'torch.compile'],
+    prompts.map((tokens) => modelRow(results, 'first', tokens, more)),
+    prompts.some((tokens) => results.cell(`first/dense/${tokens}`)),
+    [products, fewCompiled].filter(Boolean).join(' '),
   );
 }
 
@@ -231,12 +278,14 @@ function factsOf(results) {
   if (!facts) return 'No figure of a real GPU exists yet.';
   const cells = results.names.map((name) => results.cell(name));
   const unwatched = cells.filter(({ unwatched: alone, us }) => alone && us).length;
+  const slowed = cells.filter(({ error }) => error === 'throttled').map(({ cell }) => cell);
   const torch = (results.sections.baselines ?? []).find(({ torch: version }) => version)?.torch;
   const said = [
     `${facts.device}, ${facts.processors} multiprocessors, driver ${facts.before.driver || 'unknown'}, power limit ${facts.before.wattLimit} W.`,
     `Read ceiling ${shown(results, 'read', 'gbPerSecond', plain)} GB/s, copy ${shown(results, 'copy', 'gbPerSecond', plain)} GB/s (read and written),`,
     `bf16 product of 8192 x 8192 x 8192 through PyTorch${torch ? ` ${torch}` : ''} ${shown(results, 'baseline/matmul/bf16/8192', 'tflop', plain)} TFLOP/s,`,
     `an empty kernel in a graph ${shown(results, 'edge', 'us', plain)} us. Medians; spreads and clocks of every cell stand in the JSON.`,
+    slowed.length > 0 ? `Without a figure, since the device was slowed down meanwhile: ${slowed.join(', ')}.` : '',
     unwatched ? `Of ${unwatched} cells nobody knows whether the device was slowed down: there was no nvidia-smi.` : '',
   ];
   return said.filter(Boolean).join('\n');
@@ -244,7 +293,7 @@ function factsOf(results) {
 
 /** The whole part of docs/performance.md; `pictures`: Markdown of the charts. */
 export function markdownOf(results, pictures) {
-  const tables = [barsTable, decodeTable, prefillTable, stepTable, firstTable, productsTable, memoryTable, testsTable];
+  const tables = [barsTable, decodeTable, bandwidthTable, prefillTable, stepTable, firstTable, productsTable, memoryTable, testsTable];
   return `${[factsOf(results), ...tables.map((table) => table(results)), ...pictures].join('\n\n')}\n`;
 }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Tests on a GPU, in order of value. In: section names (default: all below), SECTION_SECONDS (420: no test is begun after that), GROUP_SECONDS (75: of
-# one group of tests; four times that under a sanitizer), SOAK_SECONDS (120), BUILD. Out: BUILD/results/tests.jsonl, one line a group of tests; groups that
-# passed with the present build are not run again, those that failed after the others. Exit: 1 on a failure, 3 when time was up (call it again to go
-# on), else 0; what cannot be run here is said and left out.
+# one group of tests; four times that under a sanitizer), SOAK_SECONDS (120; at most SECTION_SECONDS), BUILD. Out: BUILD/results/tests.jsonl, one line a
+# group of tests; groups that passed with the present build are not run again, those that failed after the others. Exit: 1 on a failure, 3 when time was
+# up (call it again to go on), else 0; what cannot be run here is said and left out.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 scripts/gpu/build.sh || exit 1
@@ -18,7 +18,7 @@ mkdir -p "$logs"
 build=$(cat "$out/built")
 PATH=$PATH:/usr/local/cuda/bin # compute-sanitizer
 sections=("$@")
-[ ${#sections[@]} -gt 0 ] || sections=(kernels model device reference hopper addon memcheck racecheck initcheck synccheck soak)
+[ ${#sections[@]} -gt 0 ] || sections=(kernels model device reference hopper addon soak memcheck racecheck initcheck synccheck)
 
 # Names select the tests that contain them (test/native/main.cpp): those of kernels by the first word after cuda_, so that none is forgotten.
 mapfile -t kernels < <(cat test/cuda/*_test.cpp | grep -oE '^TEST\(cuda_[a-z0-9]+' | cut -c6- | sort -u | grep -vE '^cuda_(backend|fixtures|hopper)$')
@@ -50,20 +50,51 @@ addon() { # greedy text through Node on the device equals the CPU's
   [ "${said[0]}" = "${said[1]}" ] && [ -n "${said[0]}" ] && echo "1 passed, 0 failed"
 }
 
+child= # the timeout that runs, and what marks its processes
+mark=
+end_marked() { # all that a run began: a sanitizer starts the program it watches as a process of its own, maybe in another group
+  local file
+  for file in /proc/[0-9]*/environ; do
+    if grep -zqsx "CHAI_TEST_RUN=$mark" "$file"; then kill -KILL "$(basename "$(dirname "$file")")" 2> /dev/null; fi
+  done
+}
+limited() { # seconds, command...: in a group of its own, so that all of it is ended
+  local code
+  mark=$$-$SECONDS-$RANDOM
+  CHAI_TEST_RUN=$mark timeout -k 10 "$@" &
+  child=$!
+  wait "$child"
+  code=$?
+  child=
+  if [ $code = 124 ] || [ $code = 137 ]; then end_marked; fi
+  return $code
+}
+broken_off() { # by a signal
+  trap - TERM INT
+  if [ -n "$child" ]; then
+    kill "$child" 2> /dev/null
+    end_marked
+  fi
+  exit 143
+}
+trap broken_off TERM INT
+
 limit=${GROUP_SECONDS:-75}
+soak_seconds=${SOAK_SECONDS:-120} # at most the section's
+[ "$soak_seconds" -le "${SECTION_SECONDS:-420}" ] || soak_seconds=${SECTION_SECONDS:-420}
 run_group() { # section, group
   case $1 in
-    kernels | model | device | hopper) timeout --foreground -k 10 "$limit" "$tests" "$2" ;;
+    kernels | model | device | hopper) limited "$limit" "$tests" "$2" ;;
     memcheck | racecheck | initcheck | synccheck)
       if ! command -v compute-sanitizer > /dev/null; then
         echo "compute-sanitizer is not on PATH: left out"
         return 77
       fi
-      timeout --foreground -k 10 $((4 * limit)) compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" "$2"
+      limited $((4 * limit)) compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" "$2"
       ;;
-    reference) timeout --foreground -k 10 $((2 * limit)) "${PYTHON:-python3}" test/gpu/reference.py --bench "$bench" ;;
+    reference) limited $((2 * limit)) "${PYTHON:-python3}" test/gpu/reference.py --bench "$bench" ;;
     addon) addon ;;
-    soak) timeout --foreground -k 10 $((${SOAK_SECONDS:-120} + 120)) "$bench" soak --seconds "${SOAK_SECONDS:-120}" --out "$results" ${flags[@]+"${flags[@]}"} ;;
+    soak) limited $((soak_seconds + 120)) "$bench" soak --seconds "$soak_seconds" --out "$results" ${flags[@]+"${flags[@]}"} ;;
   esac
 }
 
