@@ -27,7 +27,8 @@ export function resultOf(about, variants, cells) {
     const noSignal = mainFigure(of.task).startsWith('accuracy') ? figure.value - guess <= 2 * figure.standardError : false;
     tasks[task] ??= { ...of, noSignal, dense: dense.figures, denseCacheBytes: dense.cacheBytes };
   }
-  const list = variants.map(({ name, budget, family, tier, about: what, plan, dropped }) => {
+  const measured = variants.filter(({ name }) => cells.some(({ variant }) => variant === name));
+  const list = measured.map(({ name, budget, family, tier, about: what, plan, dropped }) => {
     const mine = cells.filter(({ variant }) => variant === name);
     const held = mine.find(({ task }) => task === 'held-out') ?? mine[0];
     const clusters = plan.method === 'explicit' ? undefined : countsOf(plan);
@@ -165,13 +166,14 @@ export function markdownOf(result) {
 
 const colours = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#888888'];
 const shownFamilies = ['CHAI', 'CHAI-static', 'drop', 'drop-random', 'random members', 'random counts', 'even counts', 'shared values'];
+const ofElbow = ({ budget }) => /elbow/.test(budget); // counts that no search has chosen: beside the line of the others
 const words = { drop: 'heads dropped, least needed', 'drop-random': 'heads dropped, random', 'shared values': 'values shared too' };
 
 /** Held-out perplexity lost against K/V bytes saved: a line for each family, a mark for each budget, bars of one paired standard error. */
 export function chartOf({ name, variants, tasks }) {
   const points = variants
     .filter((variant) => shownFamilies.includes(variant.family) && lossOf(variant, tasks))
-    .map((variant) => ({ family: variant.family, x: variant.saved * 100, loss: lossOf(variant, tasks) }));
+    .map((variant) => ({ family: variant.family, elbow: ofElbow(variant), x: variant.saved * 100, loss: lossOf(variant, tasks) }));
   const [left, right, top, bottom] = [70, 560, 50, 400];
   const xs = ticksOf([0, ...points.map(({ x }) => x)]);
   const ys = ticksOf([0, ...points.flatMap(({ loss }) => [loss.value - loss.standardError, loss.value + loss.standardError])]);
@@ -196,9 +198,15 @@ export function chartOf({ name, variants, tasks }) {
       .map(({ x: at, loss: { value, standardError: e } }) => `M${x(at).toFixed(1)} ${y(value - e).toFixed(1)}V${y(value + e).toFixed(1)}`)
       .join('');
     const dots = mine
-      .map(({ x: at, loss }) => `<circle cx="${x(at).toFixed(1)}" cy="${y(loss.value).toFixed(1)}" r="3.5" fill="${colour}"/>`)
+      .map(({ x: at, loss, elbow }) => {
+        const [fill, more] = elbow ? ['#fff', ` stroke="${colour}" stroke-width="1.5"`] : [colour, ''];
+        return `<circle cx="${x(at).toFixed(1)}" cy="${y(loss.value).toFixed(1)}" r="3.5" fill="${fill}"${more}/>`;
+      })
       .join('');
-    const line = mine.map(({ x: at, loss }) => `${x(at).toFixed(1)},${y(loss.value).toFixed(1)}`).join(' ');
+    const line = mine
+      .filter(({ elbow }) => !elbow)
+      .map(({ x: at, loss }) => `${x(at).toFixed(1)},${y(loss.value).toFixed(1)}`)
+      .join(' ');
     const place = top + 14 + families.indexOf(family) * 20;
     const key = `<circle cx="${right + 24}" cy="${place - 4}" r="4" fill="${colour}"/><text x="${right + 34}" y="${place}">${words[family] ?? family}</text>`;
     const joined = family.startsWith('random') ? '' : `<polyline points="${line}" stroke="${colour}" fill="none"/>`; // of several draws a budget
@@ -212,6 +220,9 @@ export function chartOf({ name, variants, tasks }) {
     `<text x="${(left + right) / 2}" y="${bottom + 38}" text-anchor="middle">K/V cache saved, %</text>`,
     `<text transform="translate(18 ${(top + bottom) / 2}) rotate(-90)" text-anchor="middle">held-out perplexity lost, %</text>`,
     ...drawn,
+    points.some(({ elbow }) => elbow)
+      ? `<text x="${right + 20}" y="${top + 34 + families.length * 20}">hollow: the elbows' counts</text>`
+      : '',
     '</svg>\n',
   ].join('\n');
 }

@@ -123,6 +123,22 @@ for (const page of pages)
     }
   });
 
+test('figures that pages quote are those of the committed study', async () => {
+  const { lossOf, markdownOf, resultFrom } = await import(path.join(root, 'scripts', 'accuracy_study', 'report.mjs'));
+  const read = (...file: string[]) => fs.readFileSync(path.join(root, ...file), 'utf8');
+  const study = (name: string) => resultFrom(read('bench', 'results', `accuracy-${name}.json`));
+  const { variants, tasks } = study('novella');
+  const [online, fixed] = ['CHAI', 'CHAI-static'].map((method) =>
+    variants.find(({ name }: { name: string }) => name === `chai-kv-10 ${method}`),
+  );
+  const expected = [100 * online.saved, lossOf(online, tasks).value, lossOf(fixed, tasks).value].map((percent) => percent.toFixed(1));
+  const quoted = /([\d.]+) % less K\/V cache\s(?:costs|for) ([\d.]+) % of perplexity (?:with CHAI and|\(CHAI\) or) ([\d.]+) %\s/;
+  for (const page of [['README.md'], ['models', 'novella', 'README.md']])
+    assert.equal(quoted.exec(read(...page))?.slice(1), expected, page.join('/'));
+  for (const name of ['novella', 'novel'])
+    assert.ok(read('docs', 'accuracy.md').includes(markdownOf(study(name)).trim()), `the tables of ${name} are in docs/accuracy.md`);
+});
+
 test('what other checks run is run there', () => {
   for (const [command, file] of Object.entries(elsewhere)) {
     const last = command.split('&&').at(-1)?.trim().split(' ')[1] ?? '';
