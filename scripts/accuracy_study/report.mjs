@@ -18,13 +18,16 @@ Object.assign(titles, { arc_easy: 'ARC-Easy', arc_challenge: 'ARC-Challenge', pi
 
 const savedOf = ({ keys, values, denseKeys, denseValues }) => 1 - (keys + values) / (denseKeys + denseValues);
 
+/** An accuracy within two standard errors of chance, or of always giving the commonest answer; that of a single item has no error. */
+export const isGuessing = ({ value, standardError }, { chance = 0, majority = 0 }) =>
+  !(value - Math.max(chance, majority) > 2 * standardError);
+
 /** All that was measured, by task and by variant. */
 export function resultOf(about, variants, cells) {
   const tasks = {};
   for (const { task, about: of, dense } of cells) {
     const figure = find(dense, mainFigure(of.task));
-    const guess = Math.max(of.chance ?? 0, of.majority ?? 0);
-    const noSignal = mainFigure(of.task).startsWith('accuracy') ? figure.value - guess <= 2 * figure.standardError : false;
+    const noSignal = mainFigure(of.task).startsWith('accuracy') && isGuessing(figure, of);
     tasks[task] ??= { ...of, noSignal, dense: dense.figures, denseCacheBytes: dense.cacheBytes };
   }
   const measured = variants.filter(({ name }) => cells.some(({ variant }) => variant === name));
@@ -99,8 +102,8 @@ export function resultFrom(text) {
   return { ...about, tasks: Object.fromEntries(tasksWith), variants: variantsWith };
 }
 
-const signed = (value, digits) => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(digits)}`;
-const row = (cells) => `| ${cells.join(' | ')} |`;
+export const signed = (value, digits) => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(digits)}`;
+export const row = (cells) => `| ${cells.join(' | ')} |`;
 const tableOf = (head, rows) => [row(head), row(head.map(() => '---')), ...rows.map(row)].join('\n');
 
 /** What a table shows of a task: LAMBADA's perplexity tells more than its accuracy where the model is small. */

@@ -52,7 +52,7 @@ async function findMembers(model, flags, plan) {
     shown = now;
   };
   const made = await calibrate(model, {
-    ...{ text: flags.text, samples: Number(flags.samples ?? 1024), length: Number(flags.length ?? 256), onProgress },
+    ...{ text: flags.text, samples: flags.samples && Number(flags.samples), length: flags.length && Number(flags.length), onProgress },
     ...{ clustering: plan?.clustering ?? flags.clustering ?? 'kmeans' },
     ...(plan && { clusters: countsOf(plan), warmupTokens: plan.warmupTokens, warmupStart: plan.warmupStart }),
     ...{ stateFile: path.join(flags.out, 'calibration.state'), resume: true },

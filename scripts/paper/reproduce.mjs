@@ -40,11 +40,11 @@ function readArguments() {
 
 async function tasksIn(folder) {
   const files = await fs.readdir(folder);
-  const tasks = Object.keys(sets).flatMap((task) => {
+  const tasks = sets.flatMap((task) => {
     const file = files.find((name) => name.startsWith(`${task}.jsonl`));
     return file ? [{ task, file: path.join(folder, file) }] : [];
   });
-  if (tasks.length === 0) throw new Error(`${folder} holds none of ${Object.keys(sets).join(', ')} as .jsonl`);
+  if (tasks.length === 0) throw new Error(`${folder} holds none of ${sets.join(', ')} as .jsonl`);
   return tasks;
 }
 

@@ -1,17 +1,12 @@
 // The paper's tables as Markdown. In: what `evaluate` measured, published figures, the share of the K/V cache saved. Out: one table.
 
-/** The evaluation sets, and which figure of each is shown. */
-export const sets = {
-  piqa: 'accuracy',
-  hellaswag: 'accuracyPerCharacter',
-  arc_challenge: 'accuracyPerCharacter',
-  arc_easy: 'accuracy',
-  boolq: 'accuracy',
-};
+import { mainFigure } from '../../dist/evaluate/figure_text.js';
+import { isGuessing, row, signed } from '../accuracy_study/report.mjs';
+
+/** The evaluation sets, in the paper's order. */
+export const sets = ['piqa', 'hellaswag', 'arc_challenge', 'arc_easy', 'boolq'];
 const titles = { piqa: 'PIQA', hellaswag: 'HellaSwag (norm)', arc_challenge: 'ARC-C (norm)', arc_easy: 'ARC-E', boolq: 'BoolQ' };
 
-const signed = (value, digits = 1) => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(digits)}`;
-const row = (cells) => `| ${cells.join(' | ')} |`;
 /** With as many digits as were published, one at least. */
 const digitsOf = (value) => Math.max(1, String(value).split('.')[1]?.length ?? 0);
 
@@ -26,10 +21,9 @@ function publishedRow(published, name, tasks) {
 }
 
 export function markdownOf({ tasks }, published, saved) {
-  const mine = tasks.map(({ task, results, items, chance = 0, majority = 0 }) => {
-    const figures = results.map((result) => result.figures.find(({ name }) => name === sets[task]));
-    const noSignal = !(figures[0].value - Math.max(chance, majority) > 2 * figures[0].standardError);
-    return { task, figures, items, noSignal };
+  const mine = tasks.map(({ task, results, items, ...guesses }) => {
+    const figures = results.map((result) => result.figures.find(({ name }) => name === mainFigure(task)));
+    return { task, figures, items, noSignal: isGuessing(figures[0], guesses) };
   });
   const head = ['', ...mine.map(({ task, noSignal }) => `${titles[task]}${noSignal ? ' (no signal)' : ''}`)];
   const lines = [row(head), row(head.map(() => '---')), row(['items', ...mine.map(({ items }) => items)])];
@@ -39,7 +33,7 @@ export function markdownOf({ tasks }, published, saved) {
       const { value, standardError, difference } = figures[i];
       return i === 0
         ? `${(value * 100).toFixed(1)} ± ${(standardError * 100).toFixed(1)}`
-        : `${signed(difference.value * 100)} ± ${(difference.standardError * 100).toFixed(1)}`;
+        : `${signed(difference.value * 100, 1)} ± ${(difference.standardError * 100).toFixed(1)}`;
     });
     lines.push(row([i === 0 ? 'dense, %' : `${name}, points`, ...cells]));
     if (published && (i === 0 || published[name])) lines.push(publishedRow(published, name, mine));
