@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
 # Builds plain executables for a machine with a GPU; needs neither Node nor CMake. In: nvcc, g++; CHAI_ARCH (default: the device's own, else 90a;
-# host: the kernels as C++ on the CPU, to try everything without a GPU), JOBS, BUILD (default build_gpu). Out: BUILD/chai_cuda_tests and
-# BUILD/chai_bench. What is there for the same sources is kept, so executables made on another machine serve too.
+# to try everything without a GPU, host: the kernels as C++ on the CPU, or ptx90a, ptx80: what nvcc makes of them, which test/ptx runs on the CPU),
+# JOBS, BUILD (default build_gpu), TARGETS (default: chai_cuda_tests chai_bench). Out: BUILD/chai_cuda_tests and BUILD/chai_bench. What is there for
+# the same sources is kept, so executables made on another machine serve too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 host=0
-if [ "${CHAI_ARCH:-}" = host ]; then host=1; fi
+emulated=0
+case ${CHAI_ARCH:-} in
+  host) host=1 ;;
+  ptx*) emulated=1 ;;
+esac
 out=${BUILD:-build_gpu}
+targets=${TARGETS:-chai_cuda_tests chai_bench}
 mkdir -p "$out/objects"
 echo '*' > "$out/.gitignore"
 
@@ -14,6 +20,8 @@ folders=(native cuda test/native test/cuda test/gpu bench/gpu)
 if [ $host = 1 ]; then
   folders+=(test/simt)
   host_flags="-O1"
+elif [ $emulated = 1 ]; then
+  folders+=(test/ptx)
 elif [ -z "${CHAI_ARCH:-}" ]; then
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -1 | tr -cd '0-9' || true)
   CHAI_ARCH=${capability:-90}
@@ -23,7 +31,8 @@ include=""
 for folder in cuda native "${folders[@]}"; do include="$include -I$folder"; done
 host_flags="-std=c++20 ${host_flags:--O3} -ffp-contract=off -fno-strict-aliasing -pthread $include"
 # Compressed, since executables are brought to other machines: a tenth of the size.
-device_flags="-std=c++20 -O3 -lineinfo --compress-mode=size -gencode arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH}"
+code="arch=compute_${CHAI_ARCH#ptx},code=$([ $emulated = 1 ] && echo compute || echo sm)_${CHAI_ARCH#ptx}"
+device_flags="-std=c++20 -O3 -lineinfo $([ $emulated = 1 ] && echo --no-compress || echo --compress-mode=size) -gencode $code"
 device_flags="$device_flags -Xcompiler=-fno-strict-aliasing,-ffp-contract=off"
 device_flags="$device_flags $include -x cu"
 
@@ -38,7 +47,9 @@ runs() { # an executable starts on this machine: it says how it is used
   "$out/$1" --help > /dev/null 2>&1 || status=$?
   [ $status = 1 ] || [ $status = 2 ] # not "no such file", "no such instruction"
 }
-if [ "$(cat "$out/built" 2> /dev/null || true)" = "$tree" ] && runs chai_bench && runs chai_cuda_tests; then
+kept=1
+for target in $targets; do runs "$target" || kept=0; done
+if [ $kept = 1 ] && [ "$(cat "$out/built" 2> /dev/null || true)" = "$tree" ]; then
   echo "$out holds what these sources give for $CHAI_ARCH"
   exit 0
 fi
@@ -106,11 +117,16 @@ else
   cuda_sources=$(find cuda \( -name '*.cu' -o -name '*.cpp' \) ! -name absent.cpp | sort)
   test_sources=$(find test/cuda test/gpu -name '*_test.cpp' ! -name shim_test.cpp | sort)
 fi
+ptx_sources=""
+if [ $emulated = 1 ]; then ptx_sources=$(ls test/ptx/*.cpp); fi
 bench_sources=$(find bench/gpu \( -name '*.cu' -o -name '*.cpp' \) | sort)
+case $targets in *tests*) ;; *) test_sources="" ;; esac
+case $targets in *bench*) ;; *) bench_sources="" ;; esac
 
 # shellcheck disable=SC2086
 {
   plan_objects "$cxx" "$host_flags" host $native_sources && engine=$objects
+  plan_objects "$nvcc" "-std=c++20 -O3 -Xcompiler=-march=native,-ffp-contract=off $include" ptx $ptx_sources && engine="$engine $objects"
   plan_objects "$cxx" "$host_flags" host test/native/main.cpp && main=$objects
   plan_objects "$nvcc" "$device_flags" cuda $cuda_sources && kernels=$objects
   plan_objects "$nvcc" "$device_flags" test $test_sources && tests=$objects
@@ -130,15 +146,20 @@ if [ "$count" -gt 0 ]; then
   done < "$todo"
 fi
 link=("$nvcc")
-if [ $host = 0 ]; then # with the C++ library inside: brought to another machine, they need the driver, glibc 2.34 and its libgcc_s
-  link+=(-gencode "arch=compute_${CHAI_ARCH},code=sm_${CHAI_ARCH}" -cudart static -Xcompiler=-pthread,-static-libstdc++ -Xlinker=--gc-sections)
+if [ $emulated = 1 ]; then
+  link+=(-gencode "$code" -cudart none -Xcompiler=-pthread)
+elif [ $host = 0 ]; then # with the C++ library inside: brought to another machine, they need the driver, glibc 2.34 and its libgcc_s
+  link+=(-gencode "$code" -cudart static -Xcompiler=-pthread,-static-libstdc++ -Xlinker=--gc-sections)
 else
   link+=(-pthread)
 fi
-# shellcheck disable=SC2086
-"${link[@]}" $engine $main $kernels $tests -o "$out/chai_cuda_tests" -ldl &
-# shellcheck disable=SC2086
-"${link[@]}" $engine $kernels $bench -o "$out/chai_bench" -ldl
-wait $!
+rm -f "$out/built"
+for target in $targets; do
+  if [ "$target" = chai_bench ]; then own=$bench; else own="$main $tests"; fi
+  # shellcheck disable=SC2086
+  "${link[@]}" $engine $kernels $own -o "$out/$target" -ldl &
+  links="${links:-} $!"
+done
+for job in ${links:-}; do wait "$job"; done
 echo "$tree" > "$out/built"
-echo "built $out/chai_cuda_tests and $out/chai_bench for $CHAI_ARCH"
+echo "built $targets in $out for $CHAI_ARCH"

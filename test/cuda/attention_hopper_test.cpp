@@ -152,7 +152,7 @@ TEST(cuda_hopper_warm_up_rows_do_not_depend_on_the_batch) {
 
 /// Where it cannot serve, the option changes nothing.
 TEST(cuda_hopper_falls_back) {
-  for (const auto& [head_dim, cache] : {std::pair{80, f16}, {64, bf16}}) {
+  for (const auto& [head_dim, cache] : {std::pair{80, f16}, {96, bf16}}) {
     const Config config = attention_config(2, 2, head_dim);
     AttentionCase c(config, f16, cache, 7);
     c.add_segment(c.add_sequence(HeadKind::clustered), 10, 30);
