@@ -342,7 +342,7 @@ bool has_hopper_prefill(const Config& config, const DeviceFacts& device) {
 
 bool takes_hopper_prefill(const StepLaunch& step) {
   const PoolView& pool = step.host->pool;
-  return pool.row_bytes == size_t(step.geometry.head_dim) * 2 && pool.page_bytes % 16 == 0 && prefill_rows(step) == block_rows;
+  return pool.row_bytes == size_t(step.geometry.head_dim) * 2 && pool.page_bytes % 128 == 0 && prefill_rows(step) == block_rows;
 }
 
 void attend_prefill_hopper(const StepLaunch& step, const dev::TensorMap& pool, const PrefillTile* tiles, int count, int groups, int layer,

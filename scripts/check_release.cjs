@@ -1,5 +1,5 @@
 // The long checks before a release, part by part: the released binary with its kernels for all GPUs, the package around it, other machines, sanitizers,
-// memory over many rounds, fuzzing, the GPU benchmark on the host, known holes in dependencies. In: optionally words, of which a part's name must hold one.
+// memory over many rounds, fuzzing, compiled kernels and the GPU benchmark on the host, known holes in dependencies. In: optionally words, of which a part's name must hold one.
 // Out: a line for each part, then `N passed, N failed`; exit code 1 on a failure. What cannot be had here is named as not run, and counts as neither.
 const { execFileSync, spawnSync } = require('node:child_process');
 const fs = require('node:fs');
@@ -69,6 +69,13 @@ function fault(file) {
   const unchecked = [...decode, ...prefill].find(({ checked, derived }) => !derived && !(checked > 0 && checked < 0.01));
   if (unchecked) return `${unchecked.cell} is not checked against double precision`;
   return modelFault(model, 4) ?? modelFault(first, 5);
+}
+
+/** What nvcc makes of the kernels, for both architectures that are released as machine code. */
+function compiledKernels() {
+  if (process.platform !== 'linux' || process.arch !== 'x64') return 'not run (it is for x64 Linux)';
+  if (!present('nvcc') && !process.env.CUDACXX) return 'not run (there is no nvcc)';
+  return outcome(['scripts/test_ptx.cjs', '--all']);
 }
 
 /** A day with a GPU is rare and short: what is run then is built and run here through the host shim, in small. */
@@ -179,6 +186,7 @@ part('soak of 1,000 load, generate, close rounds', () => outcome(['--expose-gc',
 part('the addon under sanitizers', sanitizedAddon);
 part('native tests and kernels under sanitizers', () => outcome(['scripts/test_sanitize.cjs', '--kernels']));
 part('two minutes of fuzzing', fuzzing);
+part('compiled kernels, interpreted', compiledKernels);
 part('the GPU benchmark through the host shim', gpuBenchmark);
 part('npm audit of what users install', audit);
 

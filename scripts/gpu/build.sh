@@ -22,6 +22,7 @@ if [ $host = 1 ]; then
   host_flags="-O1"
 elif [ $emulated = 1 ]; then
   folders+=(test/ptx)
+  host_flags="-O1"
 elif [ -z "${CHAI_ARCH:-}" ]; then
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -1 | tr -cd '0-9' || true)
   CHAI_ARCH=${capability:-90}
@@ -30,9 +31,14 @@ fi
 include=""
 for folder in cuda native "${folders[@]}"; do include="$include -I$folder"; done
 host_flags="-std=c++20 ${host_flags:--O3} -ffp-contract=off -fno-strict-aliasing -pthread $include"
-# Compressed, since executables are brought to other machines: a tenth of the size.
-code="arch=compute_${CHAI_ARCH#ptx},code=$([ $emulated = 1 ] && echo compute || echo sm)_${CHAI_ARCH#ptx}"
-device_flags="-std=c++20 -O3 -lineinfo $([ $emulated = 1 ] && echo --no-compress || echo --compress-mode=size) -gencode $code"
+if [ $emulated = 1 ]; then
+  code="arch=compute_${CHAI_ARCH#ptx},code=compute_${CHAI_ARCH#ptx}"
+  device_flags="-O1 --no-compress" # -O is of the host's half alone
+else # compressed, since executables are brought to other machines: a tenth of the size
+  code="arch=compute_${CHAI_ARCH:-},code=sm_${CHAI_ARCH:-}"
+  device_flags="-O3 --compress-mode=size"
+fi
+device_flags="-std=c++20 $device_flags -lineinfo -gencode $code"
 device_flags="$device_flags -Xcompiler=-fno-strict-aliasing,-ffp-contract=off"
 device_flags="$device_flags $include -x cu"
 
@@ -118,7 +124,10 @@ else
   test_sources=$(find test/cuda test/gpu -name '*_test.cpp' ! -name shim_test.cpp | sort)
 fi
 ptx_sources=""
-if [ $emulated = 1 ]; then ptx_sources=$(ls test/ptx/*.cpp); fi
+if [ $emulated = 1 ]; then
+  ptx_sources=$(ls test/ptx/*.cpp)
+  test_sources="$test_sources $(ls test/ptx/*_test.cu)"
+fi
 bench_sources=$(find bench/gpu \( -name '*.cu' -o -name '*.cpp' \) | sort)
 case $targets in *tests*) ;; *) test_sources="" ;; esac
 case $targets in *bench*) ;; *) bench_sources="" ;; esac

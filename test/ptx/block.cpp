@@ -4,6 +4,7 @@
 #include <numeric>
 #include <random>
 
+#include "counters.h"
 #include "hopper.h"
 #include "lanes.h"
 
@@ -107,6 +108,7 @@ bool resume_parked(Warp& w, const Op* ops, uint32_t& runs) {
   return false;
 }
 
+template <bool counted>
 void run_warp(Warp& w, uint32_t quantum) {
   const Op* ops = w.block->kernel->ops.data();
   uint32_t stop = choose_lanes(w);
@@ -132,6 +134,7 @@ void run_warp(Warp& w, uint32_t quantum) {
       return;
     }
     const Op& op = ops[w.pc];
+    if constexpr (counted) ++w.block->counts->executed[w.pc];
     uint32_t mask = w.active;
     if (op.guard != nowhere) {
       const uint32_t p = w.predicate(op.guard);
@@ -251,7 +254,7 @@ uint8_t* Warp::access(Space space, uint64_t address, uint32_t bytes, int lane, b
   switch (space) {
     case Space::shared:
       if (address < shared_start || address + bytes > block->shared_bytes) wrong(FaultKind::illegal_address, "shared");
-      if (block->hazards && op.atomic) block->hazards->write(*this, uint32_t(address), bytes, op, lane, true);
+      if (block->hazards && op.atomic) block->hazards->write(*this, uint32_t(address), bytes, op, lane, Hazards::atomic);
       if (block->hazards && !write) block->hazards->read(*this, uint32_t(address), bytes, op, lane);
       return block->shared + address;
     case Space::local: {
@@ -297,7 +300,7 @@ void run_block(Block& block) {
       if (w.live == 0 || w.waiting) continue;
       ran = true;
       const uint32_t quantum = block.schedule.seed ? 1 + uint32_t(draw() % (block.schedule.seed % 2 ? 64 : 4096)) : 1u << 16;
-      run_warp(w, quantum);
+      block.counts ? run_warp<true>(w, quantum) : run_warp<false>(w, quantum);
       progress |= !w.paused;
       if (w.live == 0)
         for (Barrier& barrier : block.barriers)
@@ -327,7 +330,8 @@ void run_block(Block& block) {
 
 // ---- launches ----
 
-Execution::Execution(const Kernel& kernel, Launch launch) : kernel_(kernel), launch_(std::move(launch)) {}
+Execution::Execution(const Kernel& kernel, Launch launch)
+    : kernel_(kernel), launch_(std::move(launch)), counts_(counts_of_launch(kernel)) {}
 Execution::~Execution() = default;
 
 std::unique_ptr<Block> Execution::make_block(uint32_t x, uint32_t y, uint32_t z) {
@@ -344,6 +348,8 @@ void Execution::prepare(Block& b, uint32_t x, uint32_t y, uint32_t z) {
   b.shared_memory = std::move(shared_memory);
   b.kernel = &kernel_;
   b.schedule = launch_.schedule;
+  b.counts = counts_.get();
+  if (b.counts) ++b.counts->blocks;
   b.id[0] = x, b.id[1] = y, b.id[2] = z;
   std::copy_n(launch_.block, 3, b.dims);
   b.threads = b.dims[0] * b.dims[1] * b.dims[2];
@@ -424,13 +430,17 @@ void Execution::finish() {
   }
   const uint64_t count = uint64_t(launch_.grid[0]) * launch_.grid[1] * launch_.grid[2];
   std::vector<uint64_t> order;
-  if (launch_.schedule.seed) {
+  if (const uint64_t most = launch_.schedule.most_blocks; most && count > most) {
+    std::mt19937_64 draw(launch_.schedule.seed + count);
+    order = {0, count - 1};
+    while (order.size() < most) order.push_back(draw() % count);
+  } else if (launch_.schedule.seed) {
     order.resize(count);
     std::iota(order.begin(), order.end(), uint64_t{0});
     std::shuffle(order.begin(), order.end(), std::mt19937(launch_.schedule.seed));
   }
   Block block;
-  for (uint64_t i = 0; i < count; ++i) {
+  for (uint64_t i = 0; i < (order.empty() ? count : order.size()); ++i) {
     const uint64_t n = order.empty() ? i : order[i];
     prepare(block, uint32_t(n % launch_.grid[0]), uint32_t(n / launch_.grid[0] % launch_.grid[1]),
             uint32_t(n / launch_.grid[0] / launch_.grid[1]));

@@ -1,6 +1,7 @@
 // Operations of several lanes at once: exchanges, votes, barriers, matrix fragments. In: registers of a whole warp. Out: the same.
 #include <bit>
 
+#include "counters.h"
 #include "decoder.h"
 #include "halves.h"
 #include "lanes.h"
@@ -68,6 +69,7 @@ void whole_warp(Warp& w, const Op& op, uint32_t mask) {
 void load_matrices(Warp& w, const Op& op, uint32_t mask) {
   whole_warp(w, op, mask);
   const Place* places = &w.block->kernel->places[op.more];
+  if (w.block->counts) w.block->counts->matrices(w, op);
   uint16_t rows[32][8];
   for (int lane = 0; lane < 8 * int(op.more_count); ++lane)
     std::memcpy(rows[lane], w.access(Space::shared, w.address(op, lane), 16, lane, false, op), 16);

@@ -21,8 +21,8 @@ void Hazards::read(Warp& w, uint32_t offset, uint32_t bytes, const Op& op, int l
     if (cell.writer != none) {
       const bool ordered = cell.writer == self ? lane < 0 || cell.lane < 0 || cell.lane == lane || cell.written_at < w.lane_clock
                                                : cell.written <= w.clock[cell.writer];
-      if (!ordered && !(cell.atomic && op.atomic)) clash(w, op, lane, "reads", "wrote", c, cell.writer, cell.line);
-      if (by_products && !cell.asynchronous && w.block->warps[cell.writer].fenced < cell.written)
+      if (!ordered && !(cell.how == atomic && op.atomic)) clash(w, op, lane, "reads", "wrote", c, cell.writer, cell.line);
+      if (by_products && cell.how != asynchronous && w.block->warps[cell.writer].fenced < cell.written)
         clash(w, op, lane, "a product reads without fence.proxy.async", "wrote", c, cell.writer, cell.line);
     }
     reads_[c * warps_ + self] = w.clock[self];
@@ -33,11 +33,13 @@ void Hazards::read(Warp& w, uint32_t offset, uint32_t bytes, const Op& op, int l
   }
 }
 
-void Hazards::write(Warp& w, uint32_t offset, uint32_t bytes, const Op& op, int lane, bool atomic, bool asynchronous) {
+void Hazards::write(Warp& w, uint32_t offset, uint32_t bytes, const Op& op, int lane, Write how) {
   const auto self = uint32_t(w.index);
   for (uint32_t c = offset / 2; c < (offset + bytes + 1) / 2; ++c) {
     Cell& cell = cells_[c];
-    const bool both_atomic = cell.atomic && atomic;
+    // Several may write the same: racecheck calls that harmless as well.
+    if (how == same_value && cell.writer != none && (cell.writer != self || cell.lane != lane)) continue;
+    const bool both_atomic = cell.how == atomic && how == atomic;
     if (cell.writer != none && !both_atomic) {
       const bool ordered = cell.writer == self ? lane < 0 || cell.lane < 0 || cell.lane == lane || cell.written_at < w.lane_clock
                                                : cell.written <= w.clock[cell.writer];
@@ -48,7 +50,7 @@ void Hazards::write(Warp& w, uint32_t offset, uint32_t bytes, const Op& op, int 
         clash(w, op, lane, "writes", "read", c, other, cell.read_line);
     if (lane >= 0 && cell.reader == self && cell.read_at == w.lane_clock && (cell.read_lanes & ~(1u << lane)) && !both_atomic)
       clash(w, op, lane, "writes", "read", c, self, cell.read_line);
-    cell.writer = self, cell.written = w.clock[self], cell.line = op.line, cell.atomic = atomic, cell.asynchronous = asynchronous;
+    cell.writer = self, cell.written = w.clock[self], cell.line = op.line, cell.how = how;
     cell.lane = int8_t(lane), cell.written_at = w.lane_clock;
   }
 }

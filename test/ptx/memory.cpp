@@ -13,8 +13,9 @@
 namespace ptx {
 namespace {
 std::mutex mutex;
-std::map<uint64_t, size_t> allocated;       // offset, bytes
-std::multimap<size_t, uint64_t> free_runs;  // granules, offset
+std::map<uint64_t, size_t> allocated;         // offset, bytes
+constexpr size_t poisoned = size_t{1} << 30;  // more stays zeros, of which the system keeps none
+std::multimap<size_t, uint64_t> free_runs;    // granules, offset
 }  // namespace
 
 DeviceMemory& DeviceMemory::instance() {
@@ -53,7 +54,7 @@ void* DeviceMemory::allocate(size_t bytes) {
   used_ += bytes;
   allocated[offset] = bytes;
   void* memory = reinterpret_cast<void*>(base_ + offset);
-  std::memset(memory, 0xcb, bytes);
+  if (bytes <= poisoned) std::memset(memory, 0xcb, bytes);
   return memory;
 }
 

@@ -11,7 +11,7 @@ namespace ptx {
 class DeviceMemory {
  public:
   static DeviceMemory& instance();
-  /// Null when more than `capacity` would be in use. Content is 0xcb, as from a device that others used before.
+  /// Null when more than `capacity` would be in use. Content is 0xcb, as from a device that others used before (beyond 1 GB zeros).
   void* allocate(size_t bytes);
   /// False: not what allocate() gave.
   bool release(void* memory);

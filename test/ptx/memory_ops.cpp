@@ -1,6 +1,7 @@
 // Loads, stores, atomics, asynchronous copies, fences. In: addresses in registers. Out: memory and registers; every access is checked.
 #include <algorithm>
 
+#include "counters.h"
 #include "decoder.h"
 #include "lanes.h"
 
@@ -55,6 +56,7 @@ template <Space space>
 void load(Warp& w, const Op& op, uint32_t mask) {
   const Place* places = &w.block->kernel->places[op.more];
   const uint32_t bytes = op.type & 15u, count = op.more_count;
+  if (w.block->counts) w.block->counts->memory(w, op, mask, space, bytes * count, Access::load);
   each_lane(mask, [&](int lane) {
     const uint8_t* from = w.access(space, w.address(op, lane), bytes * count, lane, false, op);
     if (bytes == 4 && !(op.type & wide_bit)) {
@@ -72,15 +74,16 @@ void load(Warp& w, const Op& op, uint32_t mask) {
     }
   });
 }
-/// Several warps may write the same value: racecheck calls that harmless as well.
 void tell_write(Warp& w, const uint8_t* to, const uint8_t* words, uint32_t bytes, const Op& op, int lane) {
   const auto offset = uint64_t(to - w.block->shared);
-  if (offset < w.block->shared_bytes && std::memcmp(to, words, bytes) != 0) w.block->hazards->write(w, uint32_t(offset), bytes, op, lane);
+  const Hazards::Write how = std::memcmp(to, words, bytes) == 0 ? Hazards::same_value : Hazards::plain;
+  if (offset < w.block->shared_bytes) w.block->hazards->write(w, uint32_t(offset), bytes, op, lane, how);
 }
 template <Space space>
 void store(Warp& w, const Op& op, uint32_t mask) {
   const Place* places = &w.block->kernel->places[op.more];
   const uint32_t bytes = op.type & 15u, count = op.more_count;
+  if (w.block->counts) w.block->counts->memory(w, op, mask, space, bytes * count, Access::store);
   each_lane(mask, [&](int lane) {
     uint8_t* to = w.access(space, w.address(op, lane), bytes * count, lane, true, op);
     uint8_t words[32];
@@ -117,6 +120,7 @@ T combine(uint8_t what, T old, T b, T c) {
 template <class T, Space space>
 void atomic(Warp& w, const Op& op, uint32_t mask) {
   using Word = typename Slot<T>::Word;
+  if (w.block->counts) w.block->counts->memory(w, op, mask, space, sizeof(T), Access::atomic);
   each_lane(mask, [&](int lane) {
     uint8_t* at = w.access(space, w.address(op, lane), sizeof(T), lane, true, op);
     T old;
@@ -135,6 +139,7 @@ Run atomic_of(Space space) {
 /// [shared], [global], bytes, source bytes. width: bytes; places: address of the source, source bytes (or nowhere).
 void start_copy(Warp& w, const Op& op, uint32_t mask) {
   const Place* places = &w.block->kernel->places[op.more];
+  if (w.block->counts) w.block->counts->copy(w, op, mask);
   each_lane(mask, [&](int lane) {
     const uint64_t offset = w.address(op, lane);
     uint8_t* to = w.access(Space::shared, offset, op.width, lane, true, op);

@@ -60,6 +60,7 @@ void launch(const void* stub, const dim3& grid, const dim3& block, void** argume
   work.launch.shared_bytes = uint32_t(shared_bytes);
   work.launch.parameters = laid_out(kernel, arguments);
   work.launch.schedule = settings().schedule;
+  if (kernel.name.find(settings().blocks_of) == std::string::npos) work.launch.schedule.most_blocks = 0;
   enqueue(stream, std::move(work));
 }
 

@@ -22,7 +22,10 @@ Settings read() {
   s.schedule.seed = unsigned(number_of("PTX_SEED", 0));
   s.schedule.late_copies = number_of("PTX_LATE_COPIES", 1) != 0;
   s.schedule.check_hazards = number_of("PTX_HAZARDS", 0) != 0;
+  if (const char* part = std::getenv("PTX_BLOCKS_OF")) s.blocks_of = part;
+  s.schedule.most_blocks = number_of("PTX_BLOCKS", 0);
   if (const char* report = std::getenv("PTX_REPORT")) s.report = report;
+  if (const char* counts = std::getenv("PTX_COUNT")) s.counts = counts;
   return s;
 }
 

@@ -14,8 +14,10 @@ struct Settings {
   bool late = true;            // PTX_LATE: work runs when something waits for it; 0: when it is enqueued
   bool early = true;           // PTX_EARLY: kernels that may start early do
   uint64_t early_blocks = 64;  // PTX_EARLY_BLOCKS: of such a kernel at most
-  Schedule schedule;           // PTX_SEED, PTX_LATE_COPIES, PTX_HAZARDS
+  Schedule schedule;           // PTX_SEED, PTX_LATE_COPIES, PTX_HAZARDS, PTX_BLOCKS
+  std::string blocks_of;       // PTX_BLOCKS_OF: kernels that PTX_BLOCKS is about, by a part of their name; empty: all
   std::string report;          // PTX_REPORT: file that gets a line at the end of the process
+  std::string counts;          // PTX_COUNT: file that gets what counters.h counts
 };
 const Settings& settings();
 

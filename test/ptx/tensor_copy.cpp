@@ -2,6 +2,7 @@
 // zeros where the tensor ends, bytes reported to a barrier in shared memory. PTX ISA 5.5 (tensors), 9.7.9.27.
 #include "tensor_copy.h"
 
+#include "counters.h"
 #include "hopper.h"
 
 namespace ptx {
@@ -63,6 +64,7 @@ void read_line(Warp& warp, const Box& box, const int64_t (&at)[5], uint8_t* line
   if (first >= end) return;
   uint8_t* to = line + (first - at[0]) * map.element_bytes;
   from += uint64_t(first) * map.element_bytes;
+  if (warp.block->counts) warp.block->counts->tensor_line(op, warp, from, uint64_t(end - first) * map.element_bytes);
   for (uint64_t left = uint64_t(end - first) * map.element_bytes; left > 0;) {
     const uint64_t bytes = std::min(left, 128 - from % 128);
     if (!DeviceMemory::instance().valid(from, bytes))
@@ -126,7 +128,7 @@ void run_copy(Warp& warp, const Op& op, uint32_t mask) {
     Landing landing;
     landing.bytes = box.bytes;
     if (block.hazards) {
-      block.hazards->write(warp, box.to, box.bytes, op, -1, false, true);
+      block.hazards->write(warp, box.to, box.bytes, op, -1, Hazards::asynchronous);
       landing.clock.assign(warp.clock.size(), 0);
       landing.clock[size_t(warp.index)] = warp.clock[size_t(warp.index)];
       Hazards::advance(warp);

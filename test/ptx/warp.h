@@ -12,6 +12,7 @@
 namespace ptx {
 
 struct Block;
+struct Counters;
 
 /// Calls f(lane) for each lane of a mask.
 template <class F>
@@ -24,6 +25,8 @@ struct Schedule {
   unsigned seed = 0;        // 0: warps in turn; else drawn
   bool late_copies = true;  // asynchronous copies land when they are waited for; else when they start
   bool check_hazards = false;
+  uint64_t most_blocks =
+      0;  // of a grid: the first, the last, and others drawn; 0: all. For faults of large shapes, whose results are wrong then
 };
 
 enum class Space : uint8_t { generic, global, shared, local, parameter };
@@ -95,6 +98,7 @@ struct Block {
   std::shared_ptr<Hazards> hazards;                     // null: not checked
   std::map<uint32_t, std::shared_ptr<void>> mbarriers;  // by shared offset (hopper.cpp)
   bool may_pass_wait = true;                            // griddepcontrol.wait goes on
+  Counters* counts = nullptr;                           // null: nothing is counted
   bool done() const;
 };
 /// The first bytes of the shared window belong to the system, as on sm_90.
@@ -106,7 +110,9 @@ class Hazards {
   Hazards(Block& block, uint32_t bytes);
   /// lane -1: by the warp as a whole, as products and tensor copies do.
   void read(Warp& warp, uint32_t offset, uint32_t bytes, const Op& op, int lane, bool by_products = false);
-  void write(Warp& warp, uint32_t offset, uint32_t bytes, const Op& op, int lane, bool atomic = false, bool asynchronous = false);
+  /// asynchronous: by a tensor copy, which products see without a fence.
+  enum Write : uint8_t { plain, same_value, atomic, asynchronous };
+  void write(Warp& warp, uint32_t offset, uint32_t bytes, const Op& op, int lane, Write how = plain);
   static void join(std::vector<uint32_t>& into, const std::vector<uint32_t>& from);
   /// All that the warp did so far is before what others do after they joined its clock.
   static void advance(Warp& warp) { ++warp.clock[size_t(warp.index)]; }
@@ -114,7 +120,7 @@ class Hazards {
  private:
   struct Cell {
     uint32_t writer = 0xffffffffu, written = 0, line = 0;
-    bool atomic = false, asynchronous = false;  // asynchronous: by a tensor copy, which products see without a fence
+    Write how = plain;
     int8_t lane = -1;
     // lanes of warp `reader` that read since its lane_clock was `read_at`; of the last warp that read
     uint32_t written_at = 0, reader = 0xffffffffu, read_lanes = 0, read_at = 0, read_line = 0;
@@ -148,6 +154,7 @@ class Execution {
   void prepare(Block& block, uint32_t x, uint32_t y, uint32_t z);
   const Kernel& kernel_;
   Launch launch_;
+  std::shared_ptr<Counters> counts_;
   std::vector<std::unique_ptr<Block>> begun_;
 };
 

@@ -1,0 +1,199 @@
+// That the emulated device refuses what a real one, or compute-sanitizer, would: small kernels, each with one fault. In: a kernel in a
+// process of its own, since a fault ends all work on a device. Out: the error of the runtime, and words that name the fault.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "check.h"
+#include "dev.cuh"
+#include "launch.cuh"
+#include "settings.h"
+
+namespace chai::cuda {
+namespace {
+
+struct Outcome {
+  int status;  // cudaError_t
+  std::string words;
+};
+
+/// What `body` launches, whatever the environment says.
+template <class Body>
+Outcome in_a_process(Body body, bool hazards = false) {
+  int ends[2];
+  if (pipe(ends) != 0) return {-1, "no pipe"};
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    close(ends[0]);
+    dup2(ends[1], 2);
+    auto& settings = const_cast<ptx::Settings&>(ptx::settings());  // of this process alone
+    settings.late = settings.early = true;
+    settings.schedule = {};
+    settings.schedule.check_hazards = hazards;
+    body();
+    const cudaError_t launched = cudaGetLastError(), ran = cudaDeviceSynchronize();
+    _exit(int(ran != cudaSuccess ? ran : launched) % 250);
+  }
+  close(ends[1]);
+  std::string words;
+  char piece[4096];
+  for (ssize_t n; (n = read(ends[0], piece, sizeof piece)) > 0;) words.append(piece, size_t(n));
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, words};
+}
+
+bool says(const Outcome& outcome, const char* words) {
+  const bool found = outcome.words.find(words) != std::string::npos;
+  if (!found) std::printf("  it said (%d): %s\n", outcome.status, outcome.words.c_str());
+  return found;
+}
+
+template <class T>
+T* device_memory(size_t count) {
+  void* memory = nullptr;
+  cudaMalloc(&memory, count * sizeof(T));
+  return static_cast<T*>(memory);
+}
+
+__global__ void copy(const int* from, int* to, int count) {
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < count) to[i] = from[i];
+}
+__global__ void copy_fours(const int* from, int* to) {
+  *reinterpret_cast<int4*>(to + 4 * threadIdx.x) = *reinterpret_cast<const int4*>(from + 4 * threadIdx.x);
+}
+template <bool barrier>
+__global__ void reverse(int* values) {
+  __shared__ int shared[256];
+  shared[threadIdx.x] = values[threadIdx.x];
+  if (barrier) __syncthreads();
+  values[threadIdx.x] = shared[255 - threadIdx.x];
+}
+template <bool barrier>
+__global__ void swap_neighbours(int* values) {
+  __shared__ int shared[32];
+  shared[threadIdx.x] = values[threadIdx.x];
+  if (barrier) __syncwarp();
+  values[threadIdx.x] = shared[threadIdx.x ^ 1];
+}
+template <bool wait>
+__global__ void copy_through_shared(const int4* from, int4* to) {
+  __shared__ int4 shared[32];
+  dev::cp_async16(&shared[threadIdx.x], from + threadIdx.x);
+  dev::cp_async_commit();
+  if (wait) dev::cp_async_wait<0>();
+  to[threadIdx.x] = shared[threadIdx.x];
+}
+__global__ void half_a_barrier(int* values) {
+  if (threadIdx.x < 32) __syncthreads();
+  if (threadIdx.x >= 32) return;
+  __syncthreads();
+  if (threadIdx.x < 16)
+    __syncwarp();  // names lanes that do not come
+  else
+    values[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 1);
+}
+__global__ void beyond_shared(int* values, int at) {
+  extern __shared__ int dynamic[];
+  dynamic[at + int(threadIdx.x)] = 1;
+  __syncthreads();
+  values[threadIdx.x] = dynamic[threadIdx.x];
+}
+__global__ void set_to(int* value, int to) {
+  dev::wait_for_previous_kernel();
+  *value = to;
+}
+/// Adds to what the kernel before wrote; `late`: reads it where it may be missing yet.
+template <bool early_read>
+__global__ void take_from(const int* value, int* to) {
+  int read = early_read ? *reinterpret_cast<const volatile int*>(value) : 0;
+  dev::wait_for_previous_kernel();
+  if (!early_read) read = *reinterpret_cast<const volatile int*>(value);
+  *to = read;
+}
+
+}  // namespace
+
+TEST(ptx_refuses_memory_that_is_not_allocated) {
+  const auto outcome = in_a_process([] { copy<<<1, 64>>>(device_memory<int>(63), device_memory<int>(64), 64); });
+  CHECK(outcome.status == cudaErrorIllegalAddress % 250);
+  CHECK(says(outcome, "read of 4 bytes") && says(outcome, "(refusals_test.cu:") && says(outcome, "thread 63"));
+  CHECK(in_a_process([] { copy<<<1, 64>>>(device_memory<int>(64), device_memory<int>(64), 64); }).status == 0);
+}
+
+TEST(ptx_refuses_memory_that_was_freed) {
+  const auto outcome = in_a_process([] {
+    int *gone = device_memory<int>(64), *to = device_memory<int>(64);
+    cudaFree(gone);
+    copy<<<1, 64>>>(gone, to, 64);
+  });
+  CHECK(outcome.status == cudaErrorIllegalAddress % 250 && says(outcome, "not allocated"));
+}
+
+TEST(ptx_refuses_addresses_that_are_not_aligned) {
+  const auto outcome = in_a_process([] { copy_fours<<<1, 4>>>(device_memory<int>(32) + 1, device_memory<int>(32)); });
+  CHECK(outcome.status == cudaErrorMisalignedAddress % 250 && says(outcome, "16 bytes") && says(outcome, "not aligned"));
+}
+
+TEST(ptx_refuses_shared_memory_without_barriers) {
+  const auto run = [](auto kernel, int threads) {
+    return in_a_process([&] { kernel<<<1, unsigned(threads)>>>(device_memory<int>(256)); }, true);
+  };
+  CHECK(says(run(reverse<false>, 256), "with nothing between that orders them"));
+  CHECK(run(reverse<true>, 256).status == 0);
+  CHECK(says(run(swap_neighbours<false>, 32), "another lane of the warp wrote"));
+  CHECK(run(swap_neighbours<true>, 32).status == 0);
+}
+
+TEST(ptx_copies_land_when_they_are_waited_for) {
+  const auto run = [](auto kernel) {
+    return in_a_process([&] {
+      auto *from = device_memory<int4>(32), *to = device_memory<int4>(32);
+      fill(from, 7, 512, nullptr);
+      kernel<<<1, 32>>>(from, to);
+      int4 first{};
+      copy_to_host(&first, to, sizeof first, nullptr);
+      synchronize(nullptr);
+      if (first.x != 0x07070707) _exit(99);
+    });
+  };
+  CHECK(run(copy_through_shared<true>).status == 0);
+  CHECK(run(copy_through_shared<false>).status == 99);
+}
+
+TEST(ptx_refuses_collectives_whose_lanes_do_not_come) {
+  const auto outcome = in_a_process([] { half_a_barrier<<<1, 64>>>(device_memory<int>(64)); });
+  CHECK(outcome.status != 0 && says(outcome, "wait for each other"));
+}
+
+TEST(ptx_refuses_launches_that_a_device_refuses) {
+  CHECK(says(in_a_process([] { copy<<<1, 1025>>>(nullptr, nullptr, 0); }), "ptx:"));
+  CHECK(says(in_a_process([] { copy<<<0, 32>>>(nullptr, nullptr, 0); }), "ptx:"));
+  CHECK(says(in_a_process([] { beyond_shared<<<1, 32, 50 * 1024>>>(device_memory<int>(32), 0); }), "ptx:"));
+  CHECK(in_a_process([] { beyond_shared<<<1, 32, 128>>>(device_memory<int>(32), 0); }).status == 0);
+  CHECK(says(in_a_process([] { beyond_shared<<<1, 32, 128>>>(device_memory<int>(32), 1); }), "of shared memory"));
+}
+
+TEST(ptx_starts_early_kernels_before_the_one_ahead) {
+  const auto value_seen = [](auto kernel) {
+    return in_a_process([&] {
+             int *value = device_memory<int>(1), *seen = device_memory<int>(1), result = -1;
+             fill(value, 0, 4, nullptr);
+             const Launch how{dim3(1), dim3(1), 0, nullptr, true};
+             launch(set_to, how, value, 5);
+             launch(kernel, how, static_cast<const int*>(value), seen);
+             copy_to_host(&result, seen, 4, nullptr);
+             synchronize(nullptr);
+             _exit(result == 5 ? 0 : 99);
+           })
+        .status;
+  };
+  CHECK(value_seen(take_from<false>) == 0);
+  CHECK(value_seen(take_from<true>) == 99);
+}
+
+}  // namespace chai::cuda
