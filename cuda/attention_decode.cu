@@ -23,13 +23,19 @@ struct Sizes {
   static constexpr int tokens = tile_tokens<D>, pitch = tile_pitch<D>, tile = tokens * pitch;
   static constexpr int steps = D / 16;                        // 16-column steps of a row
   static constexpr int blocks = (steps + warps - 1) / warps;  // 16-column blocks of a value row that one warp accumulates
-  static constexpr int score_pitch = tokens + 4;
+  static constexpr int score_pitch = tokens + 8;
   static constexpr int values = decode_values(D);
   static constexpr int out_pitch = values * D + 4;  // floats between two score rows of staged results
   /// Results and weights of the merge reuse the ring.
   static constexpr size_t ring_bytes =
       std::max(size_t(stages) * tile * 2, sizeof(float) * decode_rows * (size_t(out_pitch) + most_workers));
 };
+
+/// Where a score lies: in rows 4 to 7 neighbouring eights change places, so that no two lanes of a read or a write meet in a bank.
+template <int D>
+__device__ __forceinline__ int score_place(int row, int column) {
+  return row * Sizes<D>::score_pitch + (column ^ ((row & 4) << 1));
+}
 
 /// Shared memory behind the ring.
 template <int D>
@@ -83,7 +89,7 @@ struct TileStream {
       const int head_dim = group.head_dim;
       const TileRows wanted{first_key(sliding_window, group.position) - token, group.position + group.count - token};
       const unsigned char* from = group.pool + uint64_t(page) * group.page_bytes + uint64_t(token % page_rows) * unsigned(head_dim) * 2;
-      load_tile<C, D>(to, from, head_dim, wanted, int(threadIdx.x), decode_threads);
+      load_tile<C, D, decode_threads>(to, from, head_dim, wanted, int(threadIdx.x));
       if (++which > group.value_count) which = 0, ++tile;
       look_up();
     }
@@ -102,8 +108,13 @@ struct Queries {
     for (int step = 0; step < Sizes<D>::steps; ++step)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float2 q = row ? load_pair(row, step * 16 + half * 8 + 2 * t, head_dim) : make_float2(0, 0);
-        pairs[step][half] = dev::pack2<C>(q.x, q.y);
+        const int column = step * 16 + half * 8 + 2 * t;
+        if (head_dim % 2 == 0) {  // both elements lie in one aligned word
+          pairs[step][half] = row && column < head_dim ? *reinterpret_cast<const uint32_t*>(row + column) : 0;
+        } else {
+          const float2 q = row ? load_pair(row, column, head_dim) : make_float2(0, 0);
+          pairs[step][half] = dev::pack2<C>(q.x, q.y);
+        }
       }
   }
 };
@@ -140,7 +151,7 @@ __device__ __forceinline__ void score_tile(const C* keys, int token, const int (
     const int position = positions[i & 1];
     const bool seen = key <= position && (g.sliding_window <= 0 || key > position - g.sliding_window);
     const float score = seen ? (sums[0][i] + sums[1][i]) * scale : nothing;
-    shared.scores[row * Sizes<D>::score_pitch + column] = score;
+    shared.scores[score_place<D>(row, column)] = score;
     most[i & 1] = fmaxf(most[i & 1], score);
   }
 #pragma unroll
@@ -166,7 +177,7 @@ __device__ __forceinline__ void weigh_tile(const Shared<D>& shared, Running<C, D
   for (int step = 0; step < Sizes<D>::tokens / 16; ++step)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float2 s = *reinterpret_cast<const float2*>(shared.scores + row * Sizes<D>::score_pitch + step * 16 + half * 8 + 2 * t);
+      const float2 s = *reinterpret_cast<const float2*>(shared.scores + score_place<D>(row, step * 16 + half * 8 + 2 * t));
       const float low = dev::exp2_fast(s.x - base), high = dev::exp2_fast(s.y - base);
       sum += low + high;
       running.weights[step][half] = dev::pack2<C>(low, high);

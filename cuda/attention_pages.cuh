@@ -42,9 +42,20 @@ struct TileRows {
 
 /// Starts the copy of a tile's rows, `from` being its first row in a page. Unwanted rows and the columns from head_dim to D become zero:
 /// an unwritten value row may hold NaN, which a weight of zero would not silence. Without 16-byte alignment the copy is done at once.
-template <class C, int D>
-__device__ __forceinline__ void load_tile(C* to, const unsigned char* from, int head_dim, TileRows rows, int thread, int threads) {
+template <class C, int D, int threads>
+__device__ __forceinline__ void load_tile(C* to, const unsigned char* from, int head_dim, TileRows rows, int thread) {
   constexpr int chunks = D / 8, pitch = tile_pitch<D>;
+  if constexpr (threads % chunks == 0)
+    if (head_dim == D && rows.low <= 0 &&
+        rows.high >= tile_tokens<D>) {  // whole rows, all wanted: distances are constants, a copy one instruction
+      constexpr int at_once = threads / chunks;
+      static_assert(tile_tokens<D> % at_once == 0);
+      const unsigned char* const chunk = from + thread * 16;
+      C* const place = to + thread / chunks * pitch + thread % chunks * 8;
+#pragma unroll
+      for (int row = 0; row < tile_tokens<D>; row += at_once) dev::cp_async16(place + row * pitch, chunk + row * D * 2);
+      return;
+    }
   if (head_dim % 8 == 0) {
     const int row_bytes = head_dim * 2;
     for (int i = thread; i < tile_tokens<D> * chunks; i += threads) {

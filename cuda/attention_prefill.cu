@@ -189,7 +189,7 @@ struct TileStream {
   }
   __device__ __forceinline__ void copy(C* to, int32_t page, int token) const {
     const unsigned char* from = view.pool + uint64_t(page) * view.page_bytes + uint64_t(token % page_rows) * view.row_bytes;
-    load_tile<C, D>(to, from, a.geometry.head_dim, {extent.first - token, extent.end - token}, int(threadIdx.x), S::threads);
+    load_tile<C, D, S::threads>(to, from, a.geometry.head_dim, {extent.first - token, extent.end - token}, int(threadIdx.x));
   }
   /// Starts the copy of a tile of keys and of every value's, one behind the other.
   __device__ __forceinline__ void load(C* to, int tile) {

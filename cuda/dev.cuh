@@ -292,6 +292,12 @@ constexpr bool has_warpgroup_products = false;
 __device__ __forceinline__ void trap() { asm volatile("trap;"); }
 
 // ---- arithmetic ----
+/// The two halves of a word, the lower one first.
+__device__ __forceinline__ float2 floats_of_halves(uint32_t word) {
+  float low, high;
+  asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}" : "=f"(low), "=f"(high) : "r"(word));
+  return make_float2(low, high);
+}
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -360,11 +366,26 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
   } both = {{from_float<T>(low), from_float<T>(high)}};
   return both.word;
 }
+/// The inverse of pack2.
+template <class T>
+__device__ __forceinline__ float2 unpack2(uint32_t word);
+template <>
+__device__ __forceinline__ float2 unpack2<__half>(uint32_t word) {
+  return floats_of_halves(word);
+}
+template <>
+__device__ __forceinline__ float2 unpack2<__nv_bfloat16>(uint32_t word) {
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+/// By words, since elements read through a pointer would be loads of two bytes each.
 template <class T>
 __device__ __forceinline__ void unpack8(float (&to)[8], const uint4& from) {
-  const T* halves = reinterpret_cast<const T*>(&from);
+  const uint32_t words[4] = {from.x, from.y, from.z, from.w};
 #pragma unroll
-  for (int i = 0; i < 8; ++i) to[i] = to_float(halves[i]);
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = unpack2<T>(words[i]);
+    to[2 * i] = pair.x, to[2 * i + 1] = pair.y;
+  }
 }
 /// Eight 16-bit elements from 16-byte aligned memory.
 template <class T>

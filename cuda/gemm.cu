@@ -18,7 +18,7 @@ template <int weights_, int rows_, int weight_warps_, int row_warps_, int stages
 struct Tile {
   static constexpr int weights = weights_, rows = rows_, weight_warps = weight_warps_, row_warps = row_warps_, stages = stages_;
   static constexpr int blocks = blocks_;                              // wanted on a multiprocessor at once
-  static constexpr bool can_be_shared = weights == 64 && rows <= 64;  // several blocks may compute one
+  static constexpr bool can_be_shared = rows <= 64 && weights >= 64;  // several blocks may compute one
   static constexpr int threads = weight_warps * row_warps * 32;
   static constexpr int units = weights / 16;
   static constexpr int warp_units = units / weight_warps;   // 16 weight rows each
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
 
 using TileOf16 = Tile<64, 16, 4, 1, 8, 2>;
 using TileOf32 = Tile<64, 32, 4, 1, 8, 2>;
-using TileOf64 = Tile<64, 64, 4, 1, 6, 2>;
+using TileOf64 = Tile<128, 64, 4, 1, 4, 2>;  // twice the weights: the rows, which many tiles read again, come half as often
 using NarrowTileOf64 = Tile<32, 64, 2, 2, 8, 2>;
 using TileOf128 = Tile<128, 128, 2, 4, 3, 2>;
 using TileOf256 = Tile<128, 256, 2, 4, 3, 1>;  // 64 x 64 sums a warp: tensor cores wait least for shared memory; 144 KiB

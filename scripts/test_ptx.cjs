@@ -20,7 +20,7 @@ function groups() {
 }
 
 /** How it is run: the code, and what is left open by a device but settled here. */
-const runs = [{ name: '9.0a, hazards', code: 'ptx90a', env: { PTX_HAZARDS: '1' } }];
+const runs = [{ name: '9.0a, hazards', code: 'ptx90a', env: { PTX_HAZARDS: '1', PTX_EARLY_BLOCKS: '256' } }];
 if (all)
   runs.push(
     { name: '9.0a, other orders', code: 'ptx90a', env: { PTX_SEED: '1', PTX_EARLY_BLOCKS: '4096' } },

@@ -52,6 +52,18 @@ TEST(cuda_decode_every_cluster_count) {
   CHECK(c.error(c.run()) <= 1);
 }
 
+/// More work units than the plan lists at once, of sequences whose tables differ.
+TEST(cuda_decode_of_many_sequences) {
+  const Config config = attention_config(8, 8, 64);
+  AttentionCase c(config, f16, f16, 12);
+  for (int i = 0; i < 44; ++i) {
+    const int clusters = 8 - i % 3;
+    c.add_segment(c.add_sequence(random_clusters_map(config, clusters, c.random())), 3 + i * 5 % 70, 1);
+  }
+  c.build();
+  CHECK(c.error(c.run()) <= 1);
+}
+
 TEST(cuda_decode_short_segments) {
   for (const int key_value_heads : {4, 2}) {
     AttentionCase c(attention_config(4, key_value_heads, 64), f16, f16, 4);

@@ -27,6 +27,18 @@ TEST(cuda_prefill_head_sizes_and_types) {
   }
 }
 
+/// Capabilities 8.6, 8.9 and 12.0 have 99 KB of shared memory for a block: the largest tiles then have no second stage.
+TEST(cuda_prefill_in_little_shared_memory) {
+  for (const int head_dim : {128, 256}) {
+    AttentionCase c(attention_config(4, 4, head_dim), f16, f16, 9);
+    c.device().shared_bytes = 99 * 1024;
+    c.add_segment(c.add_sequence(HeadKind::clustered), 10, 150);
+    c.add_segment(c.add_sequence(HeadKind::dense), 0, 70);
+    c.build();
+    CHECK(c.error(c.run()) <= 1);
+  }
+}
+
 TEST(cuda_prefill_head_maps_and_chunks) {
   const int places[][2] = {{0, 150}, {37, 64}, {64, 9}, {127, 130}};  // position, count
   for (const int key_value_heads : {4, 2})

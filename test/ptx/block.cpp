@@ -402,13 +402,15 @@ void Execution::prepare(Block& b, uint32_t x, uint32_t y, uint32_t z) {
 }
 
 void Execution::begin() {
-  if (!kernel_.waits_for_previous) return;
+  if (!kernel_.waits_for_previous)
+    throw Fault(FaultKind::hazard, "a kernel that is launched early never waits for the one before it: " + kernel_.name);
   for (uint32_t z = 0; z < launch_.grid[2]; ++z)
     for (uint32_t y = 0; y < launch_.grid[1]; ++y)
       for (uint32_t x = 0; x < launch_.grid[0]; ++x) {
         auto block = make_block(x, y, z);
         block->may_pass_wait = false;
         run_block(*block);
+        if (block->done()) throw Fault(FaultKind::hazard, "a block ends without a wait for the kernel before it: " + kernel_.name);
         begun_.push_back(std::move(block));
       }
 }

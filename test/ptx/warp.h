@@ -140,8 +140,8 @@ struct Launch {
   Schedule schedule;
 };
 
-/// A launched kernel. With begin(), every block first runs up to its griddepcontrol.wait (a block without one, not at all): what an early
-/// launch may do while the kernel before still runs. finish() runs all to the end. Throws Fault.
+/// A launched kernel. With begin(), every block first runs up to its griddepcontrol.wait, which it must have: what an early launch may do
+/// while the kernel before still runs. finish() runs all to the end. Throws Fault.
 class Execution {
  public:
   Execution(const Kernel& kernel, Launch launch);

@@ -207,6 +207,11 @@ inline uint4 load_streaming(const void* p) {
 inline void prefetch_l2(const void*) {}
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_start() {}
+inline float2 floats_of_halves(uint32_t word) {
+  __half halves[2];
+  std::memcpy(halves, &word, sizeof word);
+  return make_float2(__half2float(halves[0]), __half2float(halves[1]));
+}
 inline float exp2_fast(float x) { return std::exp2(x); }
 
 }  // namespace dev
