@@ -55,6 +55,7 @@ runs() { # an executable starts on this machine: it says how it is used
 }
 kept=1
 for target in $targets; do runs "$target" || kept=0; done
+if [ $emulated = 1 ] && [ ! -e "$out/libcublas.so.13" ]; then kept=0; fi
 if [ $kept = 1 ] && [ "$(cat "$out/built" 2> /dev/null || true)" = "$tree" ]; then
   echo "$out holds what these sources give for $CHAI_ARCH"
   exit 0
@@ -124,7 +125,9 @@ else
   test_sources=$(find test/cuda test/gpu -name '*_test.cpp' ! -name shim_test.cpp | sort)
 fi
 ptx_sources=""
+library_sources="" # of what stands in for cuBLAS
 if [ $emulated = 1 ]; then
+  library_sources=test/ptx/cublas/cublas.cu
   ptx_sources=$(ls test/ptx/*.cpp)
   test_sources="$test_sources $(ls test/ptx/*_test.cu)"
 fi
@@ -140,6 +143,7 @@ case $targets in *bench*) ;; *) bench_sources="" ;; esac
   plan_objects "$nvcc" "$device_flags" cuda $cuda_sources && kernels=$objects
   plan_objects "$nvcc" "$device_flags" test $test_sources && tests=$objects
   plan_objects "$nvcc" "$device_flags" bench $bench_sources && bench=$objects
+  plan_objects "$nvcc" "$device_flags -Xcompiler=-fPIC,-fvisibility=hidden" library $library_sources && library=$objects
 }
 count=$(wc -l < "$todo")
 if [ "$count" -gt 0 ]; then
@@ -157,6 +161,11 @@ fi
 link=("$nvcc")
 if [ $emulated = 1 ]; then
   link+=(-gencode "$code" -cudart none -Xcompiler=-pthread)
+  # shellcheck disable=SC2086
+  "${link[@]}" -shared $library -o "$out/libcublas.so.13"
+  # It finds the runtime in the executable, which looks for it in its own folder first.
+  # shellcheck disable=SC2016
+  link+=(-Xlinker '--export-dynamic-symbol=cuda*,--export-dynamic-symbol=__cuda*,--disable-new-dtags,-rpath=$ORIGIN')
 elif [ $host = 0 ]; then # with the C++ library inside: brought to another machine, they need the driver, glibc 2.34 and its libgcc_s
   link+=(-gencode "$code" -cudart static -Xcompiler=-pthread,-static-libstdc++ -Xlinker=--gc-sections)
 else

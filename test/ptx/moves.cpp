@@ -175,6 +175,24 @@ struct ToBfloats {
   uint32_t operator()(float a, float b) const { return uint32_t(to_bfloat(a)) << 16 | to_bfloat(b); }
 };
 
+/// Of a 64-bit register, of which the conversion takes the low part.
+template <class D, class A>
+void narrowed(Warp& w, const Op& op, uint32_t mask) {
+  auto* d = w.at<typename Slot<D>::Word>(op.d);
+  const auto* a = w.at<uint64_t>(op.a);
+  over_lanes(mask, [&](int i) { d[i] = Slot<D>::store(static_cast<D>(static_cast<A>(a[i]))); });
+}
+template <class A>
+void from_wide(Table& t, const std::string& a) {
+  t["wide.u16." + a] = narrowed<uint16_t, A>;
+  t["wide.s16." + a] = narrowed<int16_t, A>;
+  t["wide.u32." + a] = narrowed<uint32_t, A>;
+  t["wide.s32." + a] = narrowed<int32_t, A>;
+  t["wide.u64." + a] = narrowed<uint64_t, A>;
+  t["wide.s64." + a] = narrowed<int64_t, A>;
+  t["wide.rn.f32." + a] = narrowed<float, A>;
+}
+
 template <class A>
 void from_integer(Table& t, const std::string& a) {
   t["u8." + a] = run1<uint8_t, A, Cast<uint8_t>>;
@@ -217,6 +235,12 @@ Table conversion_table() {
   from_integer<int32_t>(t, "s32");
   from_integer<uint64_t>(t, "u64");
   from_integer<int64_t>(t, "s64");
+  from_wide<uint8_t>(t, "u8");
+  from_wide<int8_t>(t, "s8");
+  from_wide<uint16_t>(t, "u16");
+  from_wide<int16_t>(t, "s16");
+  from_wide<uint32_t>(t, "u32");
+  from_wide<int32_t>(t, "s32");
   from_float<float>(t, "f32");
   from_float<double>(t, "f64");
   t["f64.f32"] = run1<double, float, Cast<double>>;
@@ -301,10 +325,13 @@ bool decode_moves(Decoder& decoder, const Statement& s, Op& op) {
     return true;
   }
   if (name == "cvt") {
-    const auto found = conversion.find(rest);
+    const int from = register_bytes(type), to = register_bytes(s.code[s.code.size() - 2]);
+    const bool wide = decoder.bytes_of(s.operands.at(1), from) > from;
+    const auto found = conversion.find((wide ? "wide." : "") + rest);
     if (found == conversion.end()) return false;
+    if (decoder.bytes_of(s.operands.at(0), to) != to) decoder.refuse("a conversion to a register of another size");
     op.run = found->second;
-    op.d = decoder.place(s.operands.at(0), register_bytes(s.code[s.code.size() - 2]));
+    op.d = decoder.place(s.operands.at(0), to);
     op.a = decoder.place(s.operands.at(1), register_bytes(type));
     if (s.operands.size() > 2) op.b = decoder.place(s.operands[2], 4);
     return true;
