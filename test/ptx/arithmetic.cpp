@@ -489,11 +489,12 @@ bool decode_arithmetic(Decoder& decoder, const Statement& s, Op& op) {
   const std::string& name = s.code[0];
   const int bytes = register_bytes(type);
   const bool widens = s.has("wide");
-  op.d = decoder.place(s.operands.at(0), bytes);
+  const int result = widens && type.substr(1) == "32" ? 8 : name == "clz" || name == "popc" || name == "bfind" ? 4 : bytes;
+  op.d = decoder.place(s.operands.at(0), result);
   op.a = decoder.place(s.operands.at(1), bytes);
   const bool shift = name == "shl" || name == "shr" || name == "bfe";
   if (s.operands.size() > 2) op.b = decoder.place(s.operands[2], shift ? 4 : bytes);
-  if (s.operands.size() > 3) op.c = decoder.place(s.operands[3], widens ? bytes * 2 : name == "bfi" || name == "bfe" ? 4 : bytes);
+  if (s.operands.size() > 3) op.c = decoder.place(s.operands[3], widens ? result : name == "bfi" || name == "bfe" ? 4 : bytes);
   if (name == "lop3") {
     op.offset = int64_t(s.operands.at(4).bits);
   } else if (s.operands.size() > 4) {

@@ -65,7 +65,7 @@ class KernelDecoder final : public Decoder {
     switch (operand.what) {
       case Operand::reg:
         if (operand.negated) refuse("a negated operand");
-        return register_place(operand.name);
+        return register_of_size(operand.name, bytes);
       case Operand::number: return constant(operand.bits, bytes);
       case Operand::symbol: return symbol_place(operand.name, 0, bytes);
       case Operand::none: return nowhere;
@@ -184,6 +184,14 @@ class KernelDecoder final : public Decoder {
     if (wide) *wide = 0;
     const Place place = special(name);
     if (place == nowhere) refuse("register " + name + " is not known");
+    return place;
+  }
+
+  /// An instruction that reads a register as what it is not would read other lanes.
+  Place register_of_size(const std::string& name, int bytes) {
+    uint8_t wide = 0;
+    const Place place = register_place(name, &wide);
+    if (bytes != 1 && (bytes == 8) != (wide != 0)) refuse("register " + name + " of another size");
     return place;
   }
 

@@ -329,10 +329,9 @@ bool decode_moves(Decoder& decoder, const Statement& s, Op& op) {
     const bool wide = decoder.bytes_of(s.operands.at(1), from) > from;
     const auto found = conversion.find((wide ? "wide." : "") + rest);
     if (found == conversion.end()) return false;
-    if (decoder.bytes_of(s.operands.at(0), to) != to) decoder.refuse("a conversion to a register of another size");
     op.run = found->second;
     op.d = decoder.place(s.operands.at(0), to);
-    op.a = decoder.place(s.operands.at(1), register_bytes(type));
+    op.a = decoder.place(s.operands.at(1), wide ? 8 : from);
     if (s.operands.size() > 2) op.b = decoder.place(s.operands[2], 4);
     return true;
   }
