@@ -6,6 +6,7 @@
 #include <string>
 
 #include "check.h"
+#include "cuda_test.h"
 #include "dev.cuh"
 #include "launch.cuh"
 #include "settings.h"
@@ -32,7 +33,12 @@ Outcome in_a_process(Body body, bool hazards = false) {
     settings.late = settings.early = true;
     settings.schedule = {};
     settings.schedule.check_hazards = hazards;
-    body();
+    try {
+      body();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+      _exit(98);
+    }
     const cudaError_t launched = cudaGetLastError(), ran = cudaDeviceSynchronize();
     _exit(int(ran != cudaSuccess ? ran : launched) % 250);
   }
@@ -179,6 +185,7 @@ TEST(ptx_refuses_launches_that_a_device_refuses) {
 }
 
 TEST(ptx_starts_early_kernels_before_the_one_ahead) {
+  needs_hopper();  // as early launches do
   const auto value_seen = [](auto kernel) {
     return in_a_process([&] {
              int *value = device_memory<int>(1), *seen = device_memory<int>(1), result = -1;
