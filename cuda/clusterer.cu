@@ -73,7 +73,7 @@ __device__ void softmax_row(const float* scores, int first, int last, float* row
 
 /// Block (head, sequence, part): feature rows of one head, one warp a token.
 template <class Cache>
-__global__ void __launch_bounds__(feature_warps * 32)
+__global__ void __launch_bounds__(feature_warps * 32, 4)
     feature_kernel(const StepView* view, Geometry g, int layer, const Cache* queries, int pitch) {
   __shared__ int found;
   __shared__ float query[feature_warps][most_head_dim];
