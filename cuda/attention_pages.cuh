@@ -45,9 +45,9 @@ struct TileRows {
 template <class C, int D, int threads>
 __device__ __forceinline__ void load_tile(C* to, const unsigned char* from, int head_dim, TileRows rows, int thread) {
   constexpr int chunks = D / 8, pitch = tile_pitch<D>;
+  // Whole rows, all of them wanted: distances are constants, a copy is one instruction.
   if constexpr (threads % chunks == 0)
-    if (head_dim == D && rows.low <= 0 &&
-        rows.high >= tile_tokens<D>) {  // whole rows, all wanted: distances are constants, a copy one instruction
+    if (head_dim == D && rows.low <= 0 && rows.high >= tile_tokens<D>) {
       constexpr int at_once = threads / chunks;
       static_assert(tile_tokens<D> % at_once == 0);
       const unsigned char* const chunk = from + thread * 16;

@@ -1,6 +1,6 @@
 // The long checks before a release, part by part: the released binary with its kernels for all GPUs, the package around it, other machines, sanitizers,
-// memory over many rounds, fuzzing, compiled kernels and the GPU benchmark on the host, known holes in dependencies. In: optionally words, of which a part's name must hold one.
-// Out: a line for each part, then `N passed, N failed`; exit code 1 on a failure. What cannot be had here is named as not run, and counts as neither.
+// memory over many rounds, fuzzing, compiled kernels and the GPU benchmark on the host, known holes in dependencies. In: optionally words, of which a
+// part's name must hold one. Out: a line for each part, then `N passed, N failed`; exit code 1 on a failure. What cannot be had here is named as not run, and counts as neither.
 const { execFileSync, spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
@@ -30,10 +30,15 @@ function outcome(args, env = {}) {
 const binary = path.join(root, 'prebuilds', 'linux-x64', 'chai-llm.glibc.node');
 const addon = path.join(root, 'build', 'Release', 'chai_llm.node');
 
+/** Why kernels are not compiled here; undefined where they are. */
+function noKernels() {
+  if (process.platform !== 'linux' || process.arch !== 'x64') return 'not run (kernels are released for x64 Linux)';
+  return present('nvcc') || process.env.CUDACXX ? undefined : 'not run (there is no nvcc)';
+}
+
 /** As users get it: all kernels, checked for what it needs, what it spills and whom it serves. */
 function releasedBinary() {
-  if (process.platform !== 'linux' || process.arch !== 'x64') return 'not run (kernels are released for x64 Linux)';
-  if (!present('nvcc') && !process.env.CUDACXX) return 'not run (there is no nvcc)';
+  if (noKernels()) return noKernels();
   const { CHAI_CUDA_ARCHITECTURES: _, ...all } = process.env;
   const built = spawnSync(process.execPath, ['scripts/prebuildify.cjs'], { cwd: root, stdio: 'inherit', env: all });
   return built.status === 0 ? outcome(['scripts/check_kernels.cjs', binary]) : 'failed';
@@ -71,11 +76,9 @@ function fault(file) {
   return modelFault(model, 4) ?? modelFault(first, 5);
 }
 
-/** What nvcc makes of the kernels, for both architectures that are released as machine code. */
+/** What nvcc makes of the kernels, for the oldest architecture and for Hopper. */
 function compiledKernels() {
-  if (process.platform !== 'linux' || process.arch !== 'x64') return 'not run (it is for x64 Linux)';
-  if (!present('nvcc') && !process.env.CUDACXX) return 'not run (there is no nvcc)';
-  return outcome(['scripts/test_ptx.cjs', '--all']);
+  return noKernels() ?? outcome(['scripts/test_ptx.cjs', '--all']);
 }
 
 /** A day with a GPU is rare and short: what is run then is built and run here through the host shim, in small. */

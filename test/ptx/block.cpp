@@ -312,11 +312,11 @@ void run_block(Block& block) {
         return;
       }
       if (!block.may_pass_wait) return;
-      for (const Warp& w : block.warps)
+      for (Warp& w : block.warps)
         if (w.live) {
           const int lane = __builtin_ctz(w.live);
           const uint32_t pc = w.lane_pc[lane];
-          const_cast<Warp&>(w).fault(FaultKind::deadlock, "no warp of the block can go on", &block.kernel->ops[pc ? pc - 1 : 0], lane);
+          w.fault(FaultKind::deadlock, "no warp of the block can go on", &block.kernel->ops[pc ? pc - 1 : 0], lane);
         }
     }
     fruitless = progress ? 0 : fruitless + 1;

@@ -316,13 +316,11 @@ class KernelDecoder final : public Decoder {
       if (found == labels.end()) refuse("label " + label + " is nowhere");
       kernel_->ops[op].target = found->second;
     }
-    if (body.entry || labels[end_of_body] == kernel_->ops.size()) {  // a label may stand behind the last operation
-      Op op;
-      op.kind = body.entry ? Kind::exit : Kind::plain;
-      op.run = [](Warp&, const Op&, uint32_t) {};
-      op.line = line_;
-      kernel_->ops.push_back(op);
-    }
+    Op end;  // a label may stand behind the last operation
+    end.kind = body.entry ? Kind::exit : Kind::plain;
+    end.run = [](Warp&, const Op&, uint32_t) {};
+    end.line = line_;
+    kernel_->ops.push_back(end);
   }
 
   void emit(const Statement& statement, std::vector<std::pair<uint32_t, std::string>>& jumps) {

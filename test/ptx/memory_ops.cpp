@@ -27,7 +27,7 @@ Element element_of(Decoder& decoder, const std::string& type) {
   return {uint8_t(bits / 8), type[0] == 's'};
 }
 
-// op.type: 1 bytes of an element, bit 4 signed, bits 5 and 6 the space... kept apart in template parameters and op.width
+// op.type: bytes of an element, and these bits.
 constexpr uint8_t sign_bit = 16, wide_bit = 32;
 
 uint64_t read_element(const uint8_t* from, uint8_t type) {
