@@ -31,18 +31,20 @@ struct DrawList {
 /// Blocks take draws in turn. seen: [blocks][words]. drawn: [draws].
 __global__ void __launch_bounds__(512, 1)
     draw_kernel(const DrawList* list, const DrawRecord* draws, const float* logits, int vocabulary, uint32_t* seen, int32_t* drawn) {
-  __shared__ double sums[most_warps * (splits + 1)];
+  __shared__ DrawScratch scratch;
   for (int d = blockIdx.x; d < list->count; d += gridDim.x) {
     const DrawRecord draw = draws[d];
     uint32_t* mine = seen + int64_t(blockIdx.x) * ((vocabulary + 31) / 32);
     if (draw.history_count > 0) mark_seen(draw, vocabulary, mine);
-    DrawRow row{};
-    row.logits = logits + int64_t(draw.logit_row) * vocabulary;
-    row.seen = draw.history_count > 0 ? mine : nullptr;
-    row.vocabulary = vocabulary, row.penalty = draw.repetition_penalty, row.sums = sums;
-    const int id = draw_row(row, draw);
-    __syncthreads();
-    const float logprob = draw.logprobs ? log_probability(row.logits, vocabulary, id, sums) : 0.0f;
+    DrawRow plain{};
+    plain.logits = logits + int64_t(draw.logit_row) * vocabulary;
+    plain.vocabulary = vocabulary, plain.penalty = 1, plain.listed = -1, plain.scratch = &scratch;
+    DrawRow row = plain;
+    if (draw.history_count > 0) row.seen = mine, row.penalty = draw.repetition_penalty;
+    const Best best = best_of_row(row);
+    const int id = draw_row(row, draw, best);
+    float logprob = 0;
+    if (draw.logprobs) logprob = log_probability(plain, id, (row.seen ? best_of_row(plain) : best).logit);
     if (threadIdx.x == 0) list->results[d] = {id, logprob}, drawn[d] = id;
     __syncthreads();
   }

@@ -124,6 +124,7 @@ void measure_ceilings(const Options& options, const cuda::DeviceFacts& device);
 void measure_decode(const Options& options, const cuda::DeviceFacts& device);
 void measure_prefill(const Options& options, const cuda::DeviceFacts& device);
 void measure_products(const Options& options, const cuda::DeviceFacts& device);
+void measure_draws(const Options& options, const cuda::DeviceFacts& device);
 void measure_model(const Options& options, const cuda::DeviceFacts& device);
 void measure_first(const Options& options, const cuda::DeviceFacts& device);
 void measure_memory(const Options& options, const cuda::DeviceFacts& device);

@@ -22,14 +22,14 @@ namespace {
 using namespace chai;
 using Section = std::function<void(const bench::Options&, const cuda::DeviceFacts&)>;
 
-const std::map<std::string, Section> sections = {{"ceilings", bench::measure_ceilings}, {"decode", bench::measure_decode},
-                                                 {"prefill", bench::measure_prefill},   {"products", bench::measure_products},
-                                                 {"model", bench::measure_model},       {"first", bench::measure_first},
-                                                 {"memory", bench::measure_memory},     {"soak", bench::soak}};
+const std::map<std::string, Section> sections = {
+    {"ceilings", bench::measure_ceilings}, {"decode", bench::measure_decode}, {"prefill", bench::measure_prefill},
+    {"products", bench::measure_products}, {"draws", bench::measure_draws},   {"model", bench::measure_model},
+    {"first", bench::measure_first},       {"memory", bench::measure_memory}, {"soak", bench::soak}};
 
 int usage() {
   std::fprintf(stderr,
-               "usage: chai_bench ceilings|decode|prefill|products|model|first|memory|soak... [options]\n"
+               "usage: chai_bench ceilings|decode|prefill|products|draws|model|first|memory|soak... [options]\n"
                "       chai_bench compare COMMITTED PRESENT\n"
                "       chai_bench logits FILE\n"
                "  --out DIR      where results lie (build_gpu/results)    --device N   CUDA device (0)\n"

@@ -20,7 +20,7 @@ known=$(cat "$results/build" 2> /dev/null || echo "$build")
 if [ "$known" != "$build" ]; then
   echo "measured by other sources: moved to $results/before-$known"
   mkdir -p "$results/before-$known"
-  for section in decode prefill model first products memory soak; do
+  for section in decode prefill model first products draws memory soak; do
     rm -f "$results/$section.begun"
     [ ! -e "$results/$section.jsonl" ] || mv "$results/$section.jsonl" "$results/before-$known/"
   done
@@ -32,7 +32,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
   shift
 done
 [ $# -gt 0 ] && shift
-[ ${#sections[@]} -gt 0 ] || sections=(ceilings decode model prefill first products memory baselines)
+[ ${#sections[@]} -gt 0 ] || sections=(ceilings decode model prefill first products draws memory baselines)
 
 worse() { # statuses: a failure is worse than a refusal, that than time that was up
   local s

@@ -7,7 +7,7 @@ trap 'rm -f "$part"' EXIT
 {
   echo "{"
   printf '"build": [\n{"cell":"build","sources":"%s"}\n]' "$(cat "$1/build" 2> /dev/null || true)"
-  for section in facts tests ceilings decode model prefill first products memory soak baselines; do
+  for section in facts tests ceilings decode model prefill first products draws memory soak baselines; do
     file="$1/$section.jsonl"
     [ -s "$file" ] || continue
     # Whole lines only: a run that was killed may have left half a one.

@@ -24,7 +24,7 @@
 #     time to first token, with and without cuBLAS      2
 #     SDPA on the same shapes, prefill then decode      1 + 2
 #     transformers                                      5
-#     products of a layer                               1
+#     products of a layer, drawing tokens               1 + 0.3
 #     memory by allocator and by nvidia-smi             1
 #     transformers' logits, torch.compile               0.5 + 4
 #     device tests, soak                                0.5 + 1
@@ -228,6 +228,7 @@ all_steps() {
   step sdpa-decode 4 $bench baselines -- --sections decode
   step transformers 6 $bench baselines -- --sections eager,sdpa
   step products 3 $bench products
+  step draws 2 $bench draws
   step memory 3 $bench memory
   step test-reference 3 $test reference
   least=150 step compile 4 $bench baselines -- --sections compile

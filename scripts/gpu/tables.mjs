@@ -248,6 +248,12 @@ function productsTable(results) {
   return section('Products of a layer', ['product', 'heads', 'rows', 'us', 'GB/s', 'TFLOP/s', 'of the ceiling'], rows, names.length > 0);
 }
 
+function drawsTable(results) {
+  const names = results.names.filter((name) => name.startsWith('draws/'));
+  const rows = names.map((name) => [...name.split('/').slice(1), shown(results, name, 'us', plain)]);
+  return section('Drawing tokens', ['by', 'vocabulary', 'rows', 'us'], rows, names.length > 0);
+}
+
 function memoryTable(results) {
   const cells = results.names.filter((name) => name.startsWith('memory/'));
   const rows = cells.map((name) => [
@@ -293,7 +299,7 @@ function factsOf(results) {
 
 /** The whole part of docs/performance.md; `pictures`: Markdown of the charts. */
 export function markdownOf(results, pictures) {
-  const tables = [barsTable, decodeTable, bandwidthTable, prefillTable, stepTable, firstTable, productsTable, memoryTable, testsTable];
+  const tables = [barsTable, decodeTable, bandwidthTable, prefillTable, stepTable, firstTable, productsTable, drawsTable, memoryTable, testsTable];
   return `${[factsOf(results), ...tables.map((table) => table(results)), ...pictures].join('\n\n')}\n`;
 }
 

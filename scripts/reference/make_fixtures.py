@@ -49,7 +49,7 @@ fixtures = {
         rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)),
         torch.float16, dict(chat=True)),
     "llama-linear-rope": (llama(rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0)), torch.float16, dict(old_rope=True)),
-    "mistral-window": (mistral(sliding_window=8), torch.float32, {}),
+    "mistral-window": (mistral(sliding_window=8), torch.float16, {}),
     "llama-sharded-f16": (llama(), torch.float16, dict(shards=3)),
     "llama-odd": (llama(hidden_size=39, num_attention_heads=3, num_key_value_heads=3, head_dim=10, intermediate_size=53, vocab_size=301,
                         attention_bias=True, mlp_bias=True, hidden_act="gelu"), torch.float32, {}),
