@@ -57,19 +57,21 @@ int SequenceCache::key_count(int layer) const {
   return tables_[size_t(layer) * HeadTable(config_).size() + 1];  // kept keys: with grouped queries maybe fewer than reserved
 }
 
-/// Calls visit(page reference) for every page that rows [from, to) write into.
+/// Calls visit(page reference) for every page that rows [from, to) write into; the blocks of a slot one after the other, so that they get
+/// consecutive pages where there are any: what reads a slot then reads a long stretch of memory.
 template <class Visit>
 void SequenceCache::each_written_page(int from, int to, Visit visit) {
-  const int warm_end = resolved_ ? 0 : geometry_->warm_blocks;
-  for (int block = from / page_rows; block * page_rows < to; ++block)
-    for (int layer = 0; layer < layers(); ++layer) {
-      if (block < warm_end)
-        for (int head = 0; head < config_.key_value_heads; ++head) visit(warm(layer, head, block));
-      else
-        for (int slot = 0; slot < key_count(layer); ++slot) visit(page(block, geometry_->key_row[layer] + slot));
-      const int values = geometry_->plan->value_slots(layer, config_);
-      for (int slot = 0; slot < values; ++slot) visit(page(block, geometry_->value_row[layer] + slot));
-    }
+  const int warm_end = resolved_ ? 0 : geometry_->warm_blocks, first = from / page_rows, end = (to + page_rows - 1) / page_rows;
+  const int cold = std::clamp(warm_end, first, end);  // the first block without warm-up keys
+  for (int layer = 0; layer < layers(); ++layer) {
+    for (int head = 0; head < config_.key_value_heads; ++head)
+      for (int block = first; block < cold; ++block) visit(warm(layer, head, block));
+    for (int slot = 0; slot < key_count(layer); ++slot)
+      for (int block = cold; block < end; ++block) visit(page(block, geometry_->key_row[layer] + slot));
+    const int values = geometry_->plan->value_slots(layer, config_);
+    for (int slot = 0; slot < values; ++slot)
+      for (int block = first; block < end; ++block) visit(page(block, geometry_->value_row[layer] + slot));
+  }
 }
 
 bool SequenceCache::reserve(int from, int to) {

@@ -8,7 +8,7 @@ namespace chai {
 class PagePool {
  public:
   explicit PagePool(int capacity);
-  /// A free page with one reference. There must be one: ask free() first.
+  /// The lowest free page, with one reference: what is taken together lies together. There must be one: ask free() first.
   int32_t take();
   void retain(int32_t page) { ++references_[page]; }
   void release(int32_t page);
@@ -19,7 +19,7 @@ class PagePool {
 
  private:
   std::vector<int32_t> references_;  // [capacity]
-  std::vector<int32_t> free_;        // stack of free ids, lowest on top at the start
+  std::vector<int32_t> free_;        // heap of free ids, the lowest in front
 };
 
 }  // namespace chai

@@ -26,9 +26,15 @@ struct CpuBackend::Chunk {
   const float* queries;
   int begin[block_rows], end[block_rows];
   int first, last;  // least begin and greatest end
+  bool more;        // rows see the chunk behind it too
 
   Chunk(int index, int position, int count, int window, const float* queries_of_rows)
-      : start(index * chunk_rows), rows(count), queries(queries_of_rows), first(chunk_rows), last(0) {
+      : start(index * chunk_rows),
+        rows(count),
+        queries(queries_of_rows),
+        first(chunk_rows),
+        last(0),
+        more(position + count > start + chunk_rows) {
     for (int m = 0; m < count; ++m) {
       const int from = window > 0 ? std::max(0, position + m - window + 1) : 0;
       begin[m] = std::max(0, from - start);
@@ -61,6 +67,13 @@ CpuBackend::ItemHeads CpuBackend::item_heads(const Step& step, int layer, std::s
   return out;
 }
 
+/// Elements from the page with key `at` of the chunk to the slot's next one; 0: there is none.
+int64_t CpuBackend::to_next_page(const PoolView& pool, const HeadPages& pages, const Chunk& chunk, int at) {
+  if (at + page_rows >= chunk.last && !chunk.more) return 0;
+  const int64_t block = (chunk.start + at) / page_rows;
+  return (int64_t(pages[block + 1]) - pages[block]) * int64_t(pool.page_bytes / bytes_of(pool.type));
+}
+
 /// scores[m][j] = softmax weight (not yet divided by the sum) of key chunk.start + j; a state for every row.
 void CpuBackend::chunk_scores(const Step& step, const ItemHeads& heads, Chunk& chunk, const Scratch& scratch, SoftmaxState* states) const {
   const PoolView& pool = step.pool;
@@ -73,7 +86,8 @@ void CpuBackend::chunk_scores(const Step& step, const ItemHeads& heads, Chunk& c
       to[m] = scratch.scores + m * chunk_rows + at;
     }
     kernels_.product({from, to, chunk.rows, page(pool, heads.keys[(chunk.start + at) / page_rows]), pool.type,
-                      int64_t(pool.row_bytes) / element, std::min(page_rows, chunk.last - at), config_.head_dim},
+                      int64_t(pool.row_bytes) / element, std::min(page_rows, chunk.last - at), config_.head_dim,
+                      to_next_page(pool, heads.keys, chunk, at)},
                      scratch.product);
   }
   for (int m = 0; m < chunk.rows; ++m)
@@ -88,11 +102,12 @@ void CpuBackend::chunk_values(const Step& step, const HeadPages& pages, const Ch
   std::memset(out, 0, size_t(chunk.rows) * size_t(d) * sizeof(float));
   for (int at = chunk.first / page_rows * page_rows; at < chunk.last; at += page_rows) {
     const auto* values = static_cast<const std::byte*>(page(pool, pages[(chunk.start + at) / page_rows]));
+    const int64_t ahead = to_next_page(pool, pages, chunk, at);
     const auto sum = [&](int row, int rows, int begin, int end) {
       if (begin >= end) return;
       kernels_.weighted_sum({scratch.scores + row * chunk_rows + begin, chunk_rows, rows, end - begin,
                              values + size_t(begin - at) * pool.row_bytes, pool.type, int64_t(pool.row_bytes) / element, d, out + row * d,
-                             d});
+                             d, ahead});
     };
     for (int row = 0; row < chunk.rows; row += kernels_.tile_rows) {
       const int rows = std::min(kernels_.tile_rows, chunk.rows - row);
@@ -206,6 +221,7 @@ void CpuBackend::attend_part(const Step& step, const ItemHeads& heads, const Att
   const int d = config_.head_dim, position = segment.position + item.row - segment.row;
   const Scratch own = scratch(worker);
   Chunk chunk(index, position, 1, config_.sliding_window, heads.queries + item.row * heads.query_stride);
+  chunk.more = false;  // another thread may take that
   chunk_scores(step, heads, chunk, own, part_states_ + at * config_.heads + item.slot);
   each_value(heads, config_.heads, [&](int head, int slot) {
     chunk_values(step, value_pages(step, segment, heads.layer, slot), chunk, own, part_values_ + (at * config_.heads + head) * d);

@@ -120,6 +120,7 @@ class CpuBackend final : public Backend {
   ItemHeads item_heads(const Step& step, int layer, std::span<const Rows> queries, const AttendItem& item) const;
   void list_items(const Step& step, int layer, int rows_at_once);
   int first_key(int position) const;
+  static int64_t to_next_page(const PoolView& pool, const HeadPages& pages, const Chunk& chunk, int at);
   void chunk_scores(const Step& step, const ItemHeads& heads, Chunk& chunk, const Scratch& scratch, SoftmaxState* states) const;
   void chunk_values(const Step& step, const HeadPages& pages, const Chunk& chunk, const Scratch& scratch, float* out) const;
   void attend_whole(const Step& step, const ItemHeads& heads, const AttendItem& item, Rows& mixed, int worker);

@@ -20,7 +20,7 @@ struct BrainHalf {
 
 struct V {
   using Part = __m512;
-  static constexpr int parts = 1, tile_rows = 6, tile_columns = 4, vector_columns = 8, sum_columns = 4;
+  static constexpr int parts = 1, tile_rows = 6, tile_columns = 4, vector_columns = 4, sum_columns = 4;
   static constexpr bool slow_conversion = false;
   Part part[parts];
 
