@@ -85,10 +85,10 @@ void CpuBackend::chunk_scores(const Step& step, const ItemHeads& heads, Chunk& c
       from[m] = chunk.queries + m * heads.query_stride;
       to[m] = scratch.scores + m * chunk_rows + at;
     }
-    kernels_.product({from, to, chunk.rows, page(pool, heads.keys[(chunk.start + at) / page_rows]), pool.type,
-                      int64_t(pool.row_bytes) / element, std::min(page_rows, chunk.last - at), config_.head_dim,
-                      to_next_page(pool, heads.keys, chunk, at)},
-                     scratch.product);
+    kernels_.product(
+        {from, to, chunk.rows, page(pool, heads.keys[(chunk.start + at) / page_rows]), pool.type, int64_t(pool.row_bytes) / element,
+         std::min(page_rows, chunk.last - at), config_.head_dim, to_next_page(pool, heads.keys, chunk, at)},
+        scratch.product);
   }
   for (int m = 0; m < chunk.rows; ++m)
     if (chunk.begin[m] < chunk.end[m])

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-const [directory, threads, packageFolder] = process.argv.slice(2);
+const [directory, threads, packageFolder, flash] = process.argv.slice(2);
 const folder = path.join(path.resolve(packageFolder), 'node_modules', 'node-llama-cpp');
 const { version } = createRequire(import.meta.url)(path.join(folder, 'package.json'));
 const { getLlama } = await import(pathToFileURL(path.join(folder, 'dist', 'index.js')).href);
@@ -13,7 +13,7 @@ const context = await model.createContext({
   contextSize: 4096,
   batchSize: 512,
   threads: Number(threads),
-  flashAttention: process.env.PEER_FLASH === '1',
+  flashAttention: flash === 'flash',
 });
 const sequence = context.getSequence();
 

@@ -54,7 +54,11 @@ const sides = [
   { name: 'chai-llm dense', process: ours, attention: 'dense' },
   { name: 'chai-llm chai', process: ours, attention: 'chai' },
 ];
-if (options.peer) sides.push({ name: 'node-llama-cpp', process: start('peer.mjs', [options.model, options.threads, options.peer]) });
+if (options.peer) {
+  const peer = [options.model, options.threads, options.peer];
+  sides.push({ name: 'node-llama-cpp', process: start('peer.mjs', peer) });
+  sides.push({ name: 'node-llama-cpp, flash attention', process: start('peer.mjs', [...peer, 'flash']) });
+}
 for (const side of sides) {
   side.hello = await (side.process.hello ?? side.hello);
   side.prompt = [];

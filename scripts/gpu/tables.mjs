@@ -299,7 +299,18 @@ function factsOf(results) {
 
 /** The whole part of docs/performance.md; `pictures`: Markdown of the charts. */
 export function markdownOf(results, pictures) {
-  const tables = [barsTable, decodeTable, bandwidthTable, prefillTable, stepTable, firstTable, productsTable, drawsTable, memoryTable, testsTable];
+  const tables = [
+    barsTable,
+    decodeTable,
+    bandwidthTable,
+    prefillTable,
+    stepTable,
+    firstTable,
+    productsTable,
+    drawsTable,
+    memoryTable,
+    testsTable,
+  ];
   return `${[factsOf(results), ...tables.map((table) => table(results)), ...pictures].join('\n\n')}\n`;
 }
 
