@@ -11,10 +11,7 @@ const families = ['decode_kernel', 'prefill_kernel', 'gemv', 'gemm'];
  * Kernels that may keep numbers of a thread in memory: `bytes` at most. All others must hold everything in registers, and a kernel that no longer
  * needs its line here must lose it.
  */
-const exceptions = [
-  { kernel: /^rotary$/, bytes: 64, why: 'sine and cosine of large angles; once a step' },
-  { kernel: /^draw_kernel$/, bytes: 128, why: 'lists that are indexed; one block a sequence' },
-];
+const exceptions = [{ kernel: /^rotary$/, bytes: 64, why: 'sine and cosine of large angles; once a step' }];
 /** Compute capabilities, 10 times. */
 const gpus = { A100: 80, 'A10, RTX 30': 86, 'L4, RTX 40': 89, 'H100, H200': 90, B200: 100, B300: 103, 'RTX 50': 120 };
 
