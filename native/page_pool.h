@@ -13,13 +13,15 @@ class PagePool {
   void retain(int32_t page) { ++references_[page]; }
   void release(int32_t page);
   bool shared(int32_t page) const { return references_[page] > 1; }
-  int free() const { return int(free_.size()); }
+  int free() const { return free_; }
   int capacity() const { return int(references_.size()); }
   int used() const { return capacity() - free(); }
 
  private:
+  using Bits = std::vector<uint64_t>;
   std::vector<int32_t> references_;  // [capacity]
-  std::vector<int32_t> free_;        // heap of free ids, the lowest in front
+  std::vector<Bits> levels_;         // levels_[0]: a bit a free page; above, a bit a word below that has any; the last is one word
+  int free_;
 };
 
 }  // namespace chai
