@@ -219,13 +219,15 @@ struct Kept {
   __device__ bool has(float x, int id) const { return x > least || (x == least && id <= last_of_least); }
 };
 
-/// Lists what is kept and not below `low`, if there is room for it: the row is then that list. Begins and ends with a barrier.
+/// Lists what is kept and not below `low`, if there is room for it: the row is then that list. Begins with a barrier; behind one, all see
+/// the list.
 __device__ inline void list_from(DrawRow& row, const Kept& kept, float low) {
   const int threads = int(blockDim.x), warp = threadIdx.x / 32, lane = threadIdx.x & 31;
   auto* const counts = reinterpret_cast<int*>(row.scratch->sums);  // [2][most_warps]: a turn's are read while the next turn's are written
   int listed = 0;
   __syncthreads();
-  for (int i = 2 * int(threadIdx.x), turn = 0; 4 * i - 8 * int(threadIdx.x) < row.vocabulary; i += 2 * threads, turn ^= 1) {
+  for (int first = 0, turn = 0; first < row.vocabulary; first += 8 * threads, turn ^= 1) {
+    const int i = first / 4 + 2 * int(threadIdx.x);
     const EightLogits eight(row, i, i + 1);
     uint32_t taken = 0;
 #pragma unroll

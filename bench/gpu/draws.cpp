@@ -24,8 +24,9 @@ std::vector<Way> ways() {
 }
 
 void measure_row_count(Results& results, const Options& options, const cuda::DeviceFacts& device, int vocabulary, int rows) {
+  const std::vector<Way> all = ways();
   std::vector<std::string> cells;
-  for (const Way& way : ways())
+  for (const Way& way : all)
     cells.push_back("draws/" + std::string(way.name) + "/" + std::to_string(vocabulary) + "/" + std::to_string(rows));
   if (!results.wants_any(cells)) return;
   std::mt19937 random(7);
@@ -45,7 +46,7 @@ void measure_row_count(Results& results, const Options& options, const cuda::Dev
       measure_or_note(results, cells[i], [&] {
         if (!results.wants(cells[i])) return;
         Step step;
-        for (int row = 0; row < rows; ++row) step.draws.push_back({row, ways()[i].sampling, {}, uint64_t(row)});
+        for (int row = 0; row < rows; ++row) step.draws.push_back({row, all[i].sampling, {}, uint64_t(row)});
         sampler.begin(step, stream);
         const Times times = time_graph(stream, effort_of(options), [&] { sampler.sample(launch, logits.get()); });
         cuda::synchronize(stream);

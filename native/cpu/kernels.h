@@ -19,7 +19,7 @@ struct Product {
   Element type = Element::float32;
   int64_t stride = 0;  // elements between weight rows
   int columns = 0, depth = 0;
-  int64_t ahead = 0;  // elements from what is read to what is asked for meanwhile; 0: some rows
+  int64_t ahead = 0;  // elements from a weight that is read to the one that is asked for meanwhile; 0: those of the next columns
 };
 
 /// out[m][c] += sum_j p[m][j] * v[j][c], j ascending.
@@ -33,7 +33,7 @@ struct WeightedSum {
   int width = 0;
   float* out = nullptr;  // [rows x width]
   int64_t out_stride = 0;
-  int64_t ahead = 0;  // elements from what is read to what is asked for meanwhile; 0: nothing is
+  int64_t ahead = 0;  // the same of v; for a single row only, and 0: nothing is asked for
 };
 
 /// Greatest score and sum of exp(score - greatest) over some keys.

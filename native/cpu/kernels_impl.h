@@ -18,12 +18,13 @@ template <int N, class Body>
 // ---- product --------------------------------------------------------------------------------------------------------
 
 /// One tile of outputs: MR rows by NR columns over the whole depth. Every weight loaded serves MR rows, every activation NR columns.
-/// Ahead: asks for weights `ahead` elements further on meanwhile. The hardware's own prefetching stops at every page, that is about every
-/// row; with this, one row on 512 x 512 weights takes half the time.
+/// Ahead: asks for weights `ahead` elements further on meanwhile (0: those of the next tile). The hardware's own prefetching stops at every
+/// page, that is about every row; with this, one row on 512 x 512 weights takes half the time.
 template <class W, int MR, int NR, bool Ahead>
 [[gnu::always_inline]] inline void tile(const float* const* x, const W* w, int64_t stride, int depth, float* const* y, int column,
                                         int64_t ahead) {
   constexpr int width = lanes / V::parts;
+  if (ahead == 0) ahead = NR * stride;
   const float* xs[MR];
   const W* ws[NR];
   V sums[MR][NR];
@@ -63,7 +64,7 @@ constexpr int smaller(int rows) { return rows > 4 ? 4 : rows > 2 ? 2 : 1; }
 template <class W, int MR, int NR, bool Ahead>
 [[gnu::always_inline]] inline void tiles_of_rows(const Product& p, const W* w, int64_t stride, int row, int end, int column) {
   if (Ahead && row + MR <= end) {
-    tile<W, MR, NR, true>(p.x + row, w, stride, p.depth, p.y + row, column, p.ahead ? p.ahead : NR * stride);
+    tile<W, MR, NR, true>(p.x + row, w, stride, p.depth, p.y + row, column, p.ahead);
     return tiles_of_rows<W, MR, NR, false>(p, w, stride, row + MR, end, column);
   }
   for (; !Ahead && row + MR <= end; row += MR) tile<W, MR, NR, false>(p.x + row, w, stride, p.depth, p.y + row, column, 0);
@@ -100,8 +101,7 @@ void product_of(const Product& p, float* scratch) {
     int n = 0;
     if (end - row == 1)
       for (; n + V::vector_columns <= p.columns; n += V::vector_columns)
-        tile<W, 1, V::vector_columns, true>(p.x + row, w + n * p.stride, p.stride, p.depth, p.y + row, n,
-                                            p.ahead ? p.ahead : V::vector_columns * p.stride);
+        tile<W, 1, V::vector_columns, true>(p.x + row, w + n * p.stride, p.stride, p.depth, p.y + row, n, p.ahead);
     for (; n + V::tile_columns <= p.columns; n += V::tile_columns)
       columns_of_rows<W, V::tile_columns>(p, w + n * p.stride, row, end, n, scratch);
     for (; n < p.columns; ++n) columns_of_rows<W, 1>(p, w + n * p.stride, row, end, n, scratch);

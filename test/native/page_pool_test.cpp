@@ -1,6 +1,7 @@
 // Reference counts of the page pool, and the order in which it hands out pages.
 #include "page_pool.h"
 
+#include <algorithm>
 #include <random>
 #include <set>
 
