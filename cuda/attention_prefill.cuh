@@ -1,5 +1,5 @@
-// What the prefill kernels share: arguments, which work a block takes, which keys its rows see. In: head tables, segments. Out: a score
-// slot and V slots, ranges of positions.
+// What the prefill kernels share: arguments, which work a block takes, which keys its rows see, the running softmax of rows. In: head
+// tables, segments, scores. Out: a score slot and V slots, ranges of positions, weights.
 #pragma once
 #include "attention_plan.h"
 
@@ -85,6 +85,69 @@ __device__ __forceinline__ void find_work(const Geometry& g, const SegmentTables
     const int place = rank[h] - rank[leader];
     if (rank[h] >= 0 && score[h] == work.slot && place > 0 && place < R) work.value[place] = value[h];
   }
+}
+
+/// Of a warp's 16 rows: raw maxima, and sums of this lane's columns. A lane has rows lane / 4 and 8 further, of every 8 columns those at
+/// 2 * (lane % 4), as the accumulators of mma.sync and wgmma lie: element i of a row's is of column i / 4 * 8 + i % 2, of row i / 2 % 2.
+struct RowSoftmax {
+  float most[2] = {nothing, nothing}, sum[2] = {0, 0};
+
+  __device__ __forceinline__ float sum_of_row(int row) const {
+    float all = sum[row];
+    all += __shfl_xor_sync(dev::all_lanes, all, 1);
+    all += __shfl_xor_sync(dev::all_lanes, all, 2);
+    return all;
+  }
+};
+
+/// Scores become weights; sums and maxima are brought up to date. `key`: of the lane's first column, `row`: of its first row; `masked`:
+/// whether some row does not see all of the keys. Gives what the sums so far are to be multiplied with.
+template <int count>
+__device__ __forceinline__ float2 weigh(float (&scores)[count], int key, int row, int window, bool masked, float scale,
+                                        RowSoftmax& running) {
+  if (masked) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const int at = i / 4 * 8 + (i & 1), last = row - key + (i >> 1 & 1) * 8, before = window > 0 ? last - window : -1;
+      if ((at > last) | (at <= before)) scores[i] = nothing;
+    }
+  }
+  // Two chains a row: one after the other each would wait for the last.
+  float most[2][2] = {{running.most[0], running.most[0]}, {running.most[1], running.most[1]}};
+#pragma unroll
+  for (int i = 0; i < count; ++i) most[i >> 1 & 1][i & 1] = fmaxf(most[i >> 1 & 1][i & 1], scores[i]);
+  float factor[2], base[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float all = fmaxf(most[r][0], most[r][1]);
+    all = fmaxf(all, __shfl_xor_sync(dev::all_lanes, all, 1));
+    all = fmaxf(all, __shfl_xor_sync(dev::all_lanes, all, 2));
+    const float top = all == nothing ? 0.0f : all;  // no key seen so far: all weights are zero
+    base[r] = top * scale;
+    factor[r] = dev::exp2_fast((running.most[r] - top) * scale);  // exactly one where `top` stays: a multiply-add would leave its rounding
+    running.most[r] = all;
+  }
+  float sum[2][2] = {};
+#pragma unroll
+  for (int i = 0; i < count; ++i) sum[i >> 1 & 1][i & 1] += scores[i] = dev::exp2_fast(fmaf(scores[i], scale, -base[i >> 1 & 1]));
+#pragma unroll
+  for (int r = 0; r < 2; ++r) running.sum[r] = fmaf(running.sum[r], factor[r], sum[r][0] + sum[r][1]);
+  return make_float2(factor[0], factor[1]);
+}
+
+/// Weights as the first matrix of the next product: accumulators and fragments hold the same elements.
+template <class T, int count>
+__device__ __forceinline__ void pack_weights(const float (&scores)[count], uint32_t (&weights)[count / 8][4]) {
+#pragma unroll
+  for (int i = 0; i < count / 2; ++i) weights[i / 4][i % 4] = dev::pack2<T>(scores[2 * i], scores[2 * i + 1]);
+}
+
+/// A factor of one leaves the bits as they are, and after the first tiles hardly any row finds a greater score.
+template <int count>
+__device__ __forceinline__ void rescale(float2 factor, float (&out)[count]) {
+  if (!__any_sync(dev::all_lanes, factor.x != 1 || factor.y != 1)) return;
+#pragma unroll
+  for (int n = 0; n < count; ++n) out[n] *= n & 2 ? factor.y : factor.x;
 }
 
 }  // namespace chai::cuda

@@ -26,7 +26,7 @@ struct Running {
   static constexpr int tokens = Ring<D, R>::tokens;
   float scores[tokens / 2], out[R][D / 2];
   uint32_t weights[tokens / 16][4];
-  float most[2], sum[2];  // of raw scores; of this thread's columns
+  RowSoftmax softmax;
 };
 
 template <class T, int D, int R>
@@ -56,62 +56,6 @@ __device__ __forceinline__ void add_values(uint32_t values, Running<D, R>& runni
       dev::WarpgroupProduct<T, D>::registers(running.out[i], running.weights[step],
                                              dev::moved(first, i * S::tile_bytes + step * (16 * line * 2)), true);
   dev::product_commit();
-}
-
-/// Scores become weights; sums and maxima are brought up to date. `key`: of the thread's first column, `row`: of its first row. Gives what
-/// the sums so far are to be multiplied with.
-template <int D, int R>
-__device__ __forceinline__ float2 weigh(int key, int row, int window, bool masked, float scale, Running<D, R>& running) {
-  constexpr int count = Running<D, R>::tokens / 2;
-  float(&scores)[count] = running.scores;
-  if (masked) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const int at = i / 4 * 8 + (i & 1), last = row - key + (i >> 1 & 1) * 8, before = window > 0 ? last - window : -1;
-      if ((at > last) | (at <= before)) scores[i] = nothing;
-    }
-  }
-  // Two chains a row: one after the other each would wait for the last.
-  float most[2][2] = {{running.most[0], running.most[0]}, {running.most[1], running.most[1]}};
-#pragma unroll
-  for (int i = 0; i < count; ++i) most[i >> 1 & 1][i & 1] = fmaxf(most[i >> 1 & 1][i & 1], scores[i]);
-  float factor[2], base[2];
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float all = fmaxf(most[r][0], most[r][1]);
-    all = fmaxf(all, __shfl_xor_sync(dev::all_lanes, all, 1));
-    all = fmaxf(all, __shfl_xor_sync(dev::all_lanes, all, 2));
-    const float top = all == nothing ? 0.0f : all;  // no key seen so far: all weights are zero
-    base[r] = top * scale;
-    factor[r] = dev::exp2_fast((running.most[r] - top) * scale);  // exactly one where `top` stays: a multiply-add would leave its rounding
-    running.most[r] = all;
-  }
-  float sum[2][2] = {};
-#pragma unroll
-  for (int i = 0; i < count; ++i) sum[i >> 1 & 1][i & 1] += scores[i] = dev::exp2_fast(fmaf(scores[i], scale, -base[i >> 1 & 1]));
-#pragma unroll
-  for (int r = 0; r < 2; ++r) running.sum[r] = fmaf(running.sum[r], factor[r], sum[r][0] + sum[r][1]);
-  return make_float2(factor[0], factor[1]);
-}
-
-/// Weights as the first matrix of the next product: accumulators and fragments hold the same elements.
-template <class T, int D, int R>
-__device__ __forceinline__ void pack_weights(Running<D, R>& running) {
-#pragma unroll
-  for (int step = 0; step < Running<D, R>::tokens / 16; ++step)
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      running.weights[step][e] = dev::pack2<T>(running.scores[8 * step + 2 * e], running.scores[8 * step + 2 * e + 1]);
-}
-
-/// A factor of one leaves the bits as they are, and after the first tiles hardly any row finds a greater score.
-template <int D, int R>
-__device__ __forceinline__ void rescale(float2 factor, Running<D, R>& running) {
-  if (!__any_sync(dev::all_lanes, factor.x != 1 || factor.y != 1)) return;
-#pragma unroll
-  for (int i = 0; i < R; ++i)
-#pragma unroll
-    for (int n = 0; n < D / 2; ++n) running.out[i][n] *= n & 2 ? factor.y : factor.x;
 }
 
 /// The warpgroup's query rows as swizzled matrices, zero behind the last row.
@@ -155,7 +99,7 @@ __device__ __forceinline__ void walk(const Block& block, int group, float scale,
   const auto softmax = [&](int n) {
     const int token = (block.first_tile + n) * S::tokens;
     const bool masked = token + S::tokens - 1 > position || (window > 0 && token <= position + group_rows - 1 - window);
-    return weigh<D, R>(token + column, row, window, masked, scale, running);
+    return weigh(running.scores, token + column, row, window, masked, scale, running.softmax);
   };
   if (tiles > 0) {
     await_keys(0);
@@ -164,7 +108,7 @@ __device__ __forceinline__ void walk(const Block& block, int group, float scale,
     dev::pin(running.scores);
     let_go(&barriers.empty_keys[0]);
     softmax(0);
-    pack_weights<T, D, R>(running);
+    pack_weights<T>(running.scores, running.weights);
     await_keys(1);
     for (int n = 1; n < tiles; ++n) {
       scores_of(n);
@@ -179,8 +123,9 @@ __device__ __forceinline__ void walk(const Block& block, int group, float scale,
 #pragma unroll
       for (int i = 0; i < R; ++i) dev::pin(running.out[i]);
       let_go(&barriers.empty_values[(n - 1) % S::stages]);
-      pack_weights<T, D, R>(running);
-      rescale<D, R>(factor, running);
+      pack_weights<T>(running.scores, running.weights);
+#pragma unroll
+      for (int i = 0; i < R; ++i) rescale(factor, running.out[i]);
     }
     values_of(tiles - 1);
     dev::product_wait<0>();
@@ -202,14 +147,7 @@ __device__ __forceinline__ void write_rows(const PrefillArguments& a, const Bloc
                                            const Running<D, R>& running) {
   const int lane = threadIdx.x & 31, warp = int(threadIdx.x >> 5) & 3, rows = block.extent.rows - group * group_rows;
   unsigned char* memory = block.queries + group * (group_rows * line * 2);
-  float inverse[2];
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float sum = running.sum[r];
-    sum += __shfl_xor_sync(dev::all_lanes, sum, 1);
-    sum += __shfl_xor_sync(dev::all_lanes, sum, 2);
-    inverse[r] = 1 / sum;
-  }
+  const float inverse[2] = {1 / running.softmax.sum_of_row(0), 1 / running.softmax.sum_of_row(1)};
   uint16_t* mixed = static_cast<uint16_t*>(a.mixed) + (block.row + group * group_rows) * a.query_pitch;
 #pragma unroll
   for (int i = 0; i < R; ++i) {
@@ -239,8 +177,6 @@ template <class T, int D, int R>
 __device__ __forceinline__ void work_on(const PrefillArguments& a, const Block& block, int group, int slot, const int32_t (&values)[2],
                                         const T* queries) {
   Running<D, R> running;
-  running.most[0] = running.most[1] = nothing;
-  running.sum[0] = running.sum[1] = 0;
 #pragma unroll
   for (float& score : running.scores) score = 0;
 #pragma unroll

@@ -27,15 +27,18 @@ TEST(cuda_prefill_head_sizes_and_types) {
   }
 }
 
-/// Capabilities 8.6, 8.9 and 12.0 have 99 KB of shared memory for a block: the largest tiles then have no second stage.
+/// Capabilities 8.6, 8.9 and 12.0 have 99 KB of shared memory for a block, 9.0 has 227: how many tiles are on their way changes no bit.
 TEST(cuda_prefill_in_little_shared_memory) {
-  for (const int head_dim : {128, 256}) {
+  for (const int head_dim : {64, 80, 96, 128, 256}) {
     AttentionCase c(attention_config(4, 4, head_dim), f16, f16, 9);
-    c.device().shared_bytes = 99 * 1024;
     c.add_segment(c.add_sequence(HeadKind::clustered), 10, 150);
     c.add_segment(c.add_sequence(HeadKind::dense), 0, 70);
     c.build();
-    CHECK(c.error(c.run()) <= 1);
+    c.device().shared_bytes = 99 * 1024;
+    const auto little = c.run();
+    CHECK(c.error(little) <= 1);
+    c.device().shared_bytes = 227 * 1024;
+    CHECK(c.run() == little);
   }
 }
 
@@ -71,6 +74,21 @@ TEST(cuda_prefill_sliding_window) {
     c.build();
     CHECK(c.error(c.run()) <= 1);
   }
+}
+
+/// Rows behind `cut` of 200, as one chunk or as a second one.
+std::vector<uint16_t> rows_behind(int head_dim, int cut, int first) {
+  AttentionCase c(attention_config(6, 6, head_dim), f16, f16, 12);
+  c.add_segment(c.add_sequence(HeadKind::clustered), first, 200 - first);
+  c.build();
+  const auto mixed = c.run();
+  return {mixed[1].begin() + (cut - first) * c.pitch(), mixed[1].begin() + (200 - first) * c.pitch()};
+}
+
+/// Each cut gives rows another place in a warp, and leaves other warps with a last tile of which they see nothing.
+TEST(cuda_prefill_chunks_give_the_same_bits) {
+  for (const int head_dim : {64, 128, 256})
+    for (const int cut : {45, 72, 113}) CHECK(rows_behind(head_dim, cut, 0) == rows_behind(head_dim, cut, cut));
 }
 
 TEST(cuda_attention_mixed_step_with_warm_up) {
