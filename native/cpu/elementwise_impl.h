@@ -58,17 +58,30 @@ float sum_of_squares(const float* x, int count) {
   return sums.sum();
 }
 
-/// Lanes count from index 0, not from `begin`: the order of additions follows the keys' positions.
-SoftmaxState softmax(float* s, int begin, int end, float scale) {
-  float greatest[lanes];
-  for (int l = 0; l < lanes; ++l) greatest[l] = -__builtin_inff();
-  for (int j = begin; j < end; ++j) s[j] *= scale;
-  int j = begin;
-  for (; j + lanes <= end; j += lanes)
-    for (int l = 0; l < lanes; ++l) greatest[l] = choose(s[j + l] > greatest[l], s[j + l], greatest[l]);
-  for (; j < end; ++j) greatest[0] = s[j] > greatest[0] ? s[j] : greatest[0];
+/// The greatest of `scale` times each of s, which are multiplied on the way; NaN is passed over.
+float scale_and_find_greatest(float* s, int count, float scale) {
+  using Lanes [[gnu::vector_size(lanes * sizeof(float))]] = float;  // compilers leave an array of maxima to scalar code
+  Lanes greatest = Lanes{} - __builtin_inff();
+  int j = 0;
+  for (; j + lanes <= count; j += lanes) {
+    Lanes v;
+    __builtin_memcpy(&v, s + j, sizeof v);
+    v *= scale;
+    __builtin_memcpy(s + j, &v, sizeof v);
+    greatest = v > greatest ? v : greatest;
+  }
   float top = greatest[0];
   for (int l = 1; l < lanes; ++l) top = greatest[l] > top ? greatest[l] : top;
+  for (; j < count; ++j) {
+    s[j] *= scale;
+    top = s[j] > top ? s[j] : top;
+  }
+  return top;
+}
+
+/// Lanes count from index 0, not from `begin`: the order of additions follows the keys' positions.
+SoftmaxState softmax(float* s, int begin, int end, float scale) {
+  const float top = scale_and_find_greatest(s + begin, end - begin, scale);
   for (int i = begin; i < end; ++i) s[i] = exp_of(s[i] - top);
   const int from = begin / lanes * lanes;
   for (int i = from; i < begin; ++i) s[i] = 0;  // scores of keys outside the window
