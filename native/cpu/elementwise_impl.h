@@ -60,18 +60,19 @@ float sum_of_squares(const float* x, int count) {
 
 /// The greatest of `scale` times each of s, which are multiplied on the way; NaN is passed over.
 float scale_and_find_greatest(float* s, int count, float scale) {
-  using Lanes [[gnu::vector_size(lanes * sizeof(float))]] = float;  // compilers leave an array of maxima to scalar code
-  Lanes greatest = Lanes{} - __builtin_inff();
+  constexpr int width = lanes / V::parts;
+  using Vector [[gnu::vector_size(width * sizeof(float))]] = float;  // an array of maxima would be left to scalar code
+  Vector greatest = Vector{} - __builtin_inff();
   int j = 0;
-  for (; j + lanes <= count; j += lanes) {
-    Lanes v;
+  for (; j + width <= count; j += width) {
+    Vector v;
     __builtin_memcpy(&v, s + j, sizeof v);
     v *= scale;
     __builtin_memcpy(s + j, &v, sizeof v);
     greatest = v > greatest ? v : greatest;
   }
   float top = greatest[0];
-  for (int l = 1; l < lanes; ++l) top = greatest[l] > top ? greatest[l] : top;
+  for (int l = 1; l < width; ++l) top = greatest[l] > top ? greatest[l] : top;
   for (; j < count; ++j) {
     s[j] *= scale;
     top = s[j] > top ? s[j] : top;
