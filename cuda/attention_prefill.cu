@@ -220,9 +220,9 @@ __global__ void __launch_bounds__(Sizes<D, R>::threads, Sizes<D, R>::blocks) pre
 template <class C, int D, int R>
 void launch_prefill(const StepLaunch& step, int tiles, int groups, PrefillArguments arguments) {
   using S = Sizes<D, R>;
-  // Two stages, where as many blocks as registers allow have room for them on a multiprocessor, which keeps `reserved` bytes of each.
-  const size_t tables = size_t(3 * step.geometry.heads) * sizeof(int32_t), reserved = 1024 + 128;
-  arguments.stages = S::blocks * (S::tile_bytes(2) + tables + reserved) <= step.device->shared_bytes + 1024 ? 2 : 1;
+  // Two stages, where as many blocks as registers allow have room for them on a multiprocessor, which keeps 1 KiB of each for itself.
+  const size_t tables = size_t(3 * step.geometry.heads) * sizeof(int32_t), others = tables + sizeof(Block<R>) + 16 + 1024;
+  arguments.stages = S::blocks * (S::tile_bytes(2) + others) <= step.device->shared_bytes + 1024 ? 2 : 1;
   launch(prefill_kernel<C, D, R>,
          {dim3(unsigned(groups), unsigned(tiles)), S::threads, S::tile_bytes(arguments.stages) + tables, step.stream}, arguments);
 }

@@ -55,7 +55,7 @@ fixtures = {
                         attention_bias=True, mlp_bias=True, hidden_act="gelu"), torch.float32, {}),
     "llama-many-heads": (llama(hidden_size=64, num_attention_heads=16, num_key_value_heads=16, head_dim=8), torch.float16, {}),
     "opt-pre": (opt(do_layer_norm_before=True), torch.float16, {}),
-    "opt-post": (opt(do_layer_norm_before=False, word_embed_proj_dim=24), torch.float32, {}),
+    "opt-post": (opt(do_layer_norm_before=False, word_embed_proj_dim=24), torch.float16, {}),
 }
 
 
