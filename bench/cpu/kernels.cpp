@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <random>
 #include <string>
@@ -138,26 +139,34 @@ void print(const Measurement& m, bool last) {
               m.set.c_str(), m.what.c_str(), m.unit.c_str(), median, sorted.front(), sorted.back(), last ? "" : ",");
 }
 
+void measure(int rounds, double seconds) {
+  Matrices matrices;
+  Head head;
+  std::vector<Measurement> all = list(matrices, head);
+  for (int round = 0; round <= rounds; ++round) {
+    for (Measurement& one : all) one.run(seconds);
+    if (round == 0)
+      for (Measurement& one : all) one.rates.clear();  // to warm up
+  }
+  std::printf("[\n");
+  for (size_t i = 0; i < all.size(); ++i) print(all[i], i + 1 == all.size());
+  std::printf("]\n");
+}
+
 }  // namespace
 }  // namespace chai::bench
 
 int main(int count, char** arguments) {
-  using namespace chai;
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 5;
   const double seconds = count > 2 ? std::atof(arguments[2]) : 0.2;
   if (rounds < 1 || !(seconds > 0)) {
     std::fprintf(stderr, "usage: chai_bench_cpu [rounds] [seconds of each measurement]\n");
     return 2;
   }
-  bench::Matrices matrices;
-  bench::Head head;
-  auto all = bench::list(matrices, head);
-  for (int round = 0; round <= rounds; ++round) {
-    for (auto& one : all) one.run(seconds);
-    if (round == 0)
-      for (auto& one : all) one.rates.clear();  // to warm up
+  try {
+    chai::bench::measure(rounds, seconds);
+  } catch (const std::exception& error) {  // no memory
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
   }
-  std::printf("[\n");
-  for (size_t i = 0; i < all.size(); ++i) bench::print(all[i], i + 1 == all.size());
-  std::printf("]\n");
 }
