@@ -1,6 +1,6 @@
 // Builds and runs the benchmark of the CPU backend's kernels (bench/cpu): one thread, every instruction set that runs here.
 // usage: node scripts/bench_cpu.cjs [--rounds 5] [--seconds 0.2] [--save FILE]. Out: a table; with --save JSON too.
-const { spawnSync } = require('node:child_process');
+const { execFileSync, spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
@@ -12,8 +12,13 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '5' },
     seconds: { type: 'string', default: '0.2' }, // of each measurement in a round
     save: { type: 'string' },
+    help: { type: 'boolean' },
   },
 });
+if (values.help) {
+  process.stdout.write('usage: bench_cpu.cjs [--rounds 5] [--seconds 0.2, of each measurement in a round] [--save FILE]\n');
+  process.exit(0);
+}
 if (!buildTree('.cmake-bench', ['-DCHAI_ADDON=OFF', '-DCHAI_BENCH=ON', '-DWITH_CUDA=OFF'])) process.exit(1);
 const loadBefore = os.loadavg();
 const program = path.join(root, '.cmake-bench', 'chai_bench_cpu');
@@ -33,6 +38,7 @@ process.stdout.write(`${lines.join('\n')}\nreads of memory: ${cell(find('', 'rea
 if (values.save) {
   const facts = {
     date: new Date().toISOString(),
+    commit: execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim(),
     cpu: os.cpus()[0].model.trim(),
     cores: os.availableParallelism(),
     loadBefore,

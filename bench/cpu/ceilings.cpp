@@ -14,41 +14,26 @@ namespace {
 volatile uint64_t kept;  // so that results are wanted
 constexpr int chains = 12, turns = 4096;
 
+// One loop for every instruction set. A macro, since a template is not inlined where it meets instructions that not every processor has.
+#define MULTIPLY_ADDS(target, name, Vector, all_of, multiply_add, add, first_of, any_register) \
+  target void name() {                                                                         \
+    Vector sums[chains], x = all_of(float(kept & 1)), y = all_of(0.5f);                        \
+    for (auto& sum : sums) sum = x;                                                            \
+    for (int i = 0; i < turns; ++i) {                                                          \
+      _Pragma("GCC unroll 12") for (auto& sum : sums) sum = multiply_add;                      \
+      __asm__ volatile("" : any_register(x));                                                  \
+    }                                                                                          \
+    for (auto& sum : sums) x = add(x, sum);                                                    \
+    kept = uint64_t(first_of(x));                                                              \
+  }
 #if defined(__x86_64__)
-__attribute__((target("avx512f"))) void multiply_adds_512() {
-  __m512 sums[chains], x = _mm512_set1_ps(float(kept & 1)), y = _mm512_set1_ps(0.5f);
-  for (auto& sum : sums) sum = x;
-  for (int i = 0; i < turns; ++i) {
-#pragma GCC unroll 12
-    for (auto& sum : sums) sum = _mm512_fmadd_ps(x, y, sum);
-    __asm__ volatile("" : "+v"(x));
-  }
-  for (auto& sum : sums) x = _mm512_add_ps(x, sum);
-  kept = uint64_t(_mm512_cvtss_f32(x));
-}
-__attribute__((target("avx2,fma"))) void multiply_adds_256() {
-  __m256 sums[chains], x = _mm256_set1_ps(float(kept & 1)), y = _mm256_set1_ps(0.5f);
-  for (auto& sum : sums) sum = x;
-  for (int i = 0; i < turns; ++i) {
-#pragma GCC unroll 12
-    for (auto& sum : sums) sum = _mm256_fmadd_ps(x, y, sum);
-    __asm__ volatile("" : "+x"(x));
-  }
-  for (auto& sum : sums) x = _mm256_add_ps(x, sum);
-  kept = uint64_t(_mm256_cvtss_f32(x));
-}
+MULTIPLY_ADDS(__attribute__((target("avx512f"))), multiply_adds_512, __m512, _mm512_set1_ps, _mm512_fmadd_ps(x, y, sum), _mm512_add_ps,
+              _mm512_cvtss_f32, "+v")
+MULTIPLY_ADDS(__attribute__((target("avx2,fma"))), multiply_adds_256, __m256, _mm256_set1_ps, _mm256_fmadd_ps(x, y, sum), _mm256_add_ps,
+              _mm256_cvtss_f32, "+x")
 #elif defined(__aarch64__)
-void multiply_adds_128() {
-  float32x4_t sums[chains], x = vdupq_n_f32(float(kept & 1)), y = vdupq_n_f32(0.5f);
-  for (auto& sum : sums) sum = x;
-  for (int i = 0; i < turns; ++i) {
-#pragma GCC unroll 12
-    for (auto& sum : sums) sum = vfmaq_f32(sum, x, y);
-    __asm__ volatile("" : "+w"(x));
-  }
-  for (auto& sum : sums) x = vaddq_f32(x, sum);
-  kept = uint64_t(vgetq_lane_f32(x, 0));
-}
+float first_of(float32x4_t x) { return vgetq_lane_f32(x, 0); }
+MULTIPLY_ADDS([[gnu::noinline]], multiply_adds_128, float32x4_t, vdupq_n_f32, vfmaq_f32(sum, x, y), vaddq_f32, first_of, "+w")
 #endif
 
 }  // namespace

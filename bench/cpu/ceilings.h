@@ -1,7 +1,6 @@
 // What the machine can do at most on one thread: reading memory, multiply-adds of an instruction set.
 #pragma once
 #include <cstddef>
-#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
