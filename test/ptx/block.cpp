@@ -86,6 +86,10 @@ void release_if_complete(Block& block, Barrier& barrier) {
       Hazards::advance(block.warps[size_t(i)]);
       ++block.warps[size_t(i)].lane_clock;
     }
+    GridOrder order;
+    for (const int i : barrier.warps) order.join(block.warps[size_t(i)].order);
+    if (!order.empty())
+      for (const int i : barrier.warps) block.warps[size_t(i)].order = order;
   }
   for (const int i : barrier.warps) block.warps[size_t(i)].waiting = false;
   barrier = Barrier{};
@@ -265,6 +269,15 @@ uint8_t* Warp::access(Space space, uint64_t address, uint32_t bytes, int lane, b
     case Space::parameter: break;
     default:
       if (!DeviceMemory::instance().valid(address, bytes)) wrong(FaultKind::illegal_address, "global");
+      if (!block->grid) break;
+      if (op.atomic) {
+        block->grid->write(*this, address, bytes, op, lane, GridHazards::atomic);
+        block->grid->meet(*this, address);
+      } else if (write) {
+        block->grid->write(*this, address, bytes, op, lane);
+      } else {
+        block->grid->read(*this, address, bytes, op, lane, op.constant ? GridHazards::constant : GridHazards::plain);
+      }
   }
   return reinterpret_cast<uint8_t*>(address);
 }
@@ -309,6 +322,8 @@ void run_block(Block& block) {
     if (!ran) {
       if (block.done()) {
         finish_hopper(block);
+        if (block.early && std::none_of(block.warps.begin(), block.warps.end(), [](const Warp& w) { return w.waited; }))
+          throw Fault(FaultKind::hazard, "a block ends without a wait for the kernel before it: " + block.kernel->name);
         return;
       }
       if (!block.may_pass_wait) return;
@@ -330,8 +345,10 @@ void run_block(Block& block) {
 
 // ---- launches ----
 
-Execution::Execution(const Kernel& kernel, Launch launch)
-    : kernel_(kernel), launch_(std::move(launch)), counts_(counts_of_launch(kernel)) {}
+Execution::Execution(const Kernel& kernel, Launch launch) : kernel_(kernel), launch_(std::move(launch)), counts_(counts_of_launch(kernel)) {
+  const uint32_t threads = launch_.block[0] * launch_.block[1] * launch_.block[2];
+  if (launch_.schedule.check_hazards) grid_ = std::make_unique<GridHazards>(kernel_, (threads + 31) / 32);
+}
 Execution::~Execution() = default;
 
 std::unique_ptr<Block> Execution::make_block(uint32_t x, uint32_t y, uint32_t z) {
@@ -351,6 +368,8 @@ void Execution::prepare(Block& b, uint32_t x, uint32_t y, uint32_t z) {
   b.counts = counts_.get();
   if (b.counts) ++b.counts->blocks;
   b.id[0] = x, b.id[1] = y, b.id[2] = z;
+  b.number = (z * launch_.grid[1] + y) * launch_.grid[0] + x;
+  b.early = launch_.early;
   std::copy_n(launch_.block, 3, b.dims);
   b.threads = b.dims[0] * b.dims[1] * b.dims[2];
   b.parameters = launch_.parameters.data();
@@ -398,6 +417,7 @@ void Execution::prepare(Block& b, uint32_t x, uint32_t y, uint32_t z) {
       w.clock[size_t(w.index)] = 1;
     }
     b.hazards = std::make_shared<Hazards>(b, b.shared_bytes);
+    b.grid = grid_.get();
   }
 }
 
@@ -410,12 +430,12 @@ void Execution::begin() {
         auto block = make_block(x, y, z);
         block->may_pass_wait = false;
         run_block(*block);
-        if (block->done()) throw Fault(FaultKind::hazard, "a block ends without a wait for the kernel before it: " + kernel_.name);
         begun_.push_back(std::move(block));
       }
 }
 
-void Execution::finish() {
+void Execution::finish(const Execution* early) {
+  if (grid_) grid_->beside(early ? early->grid_.get() : nullptr);
   if (!begun_.empty()) {
     for (auto& block : begun_) {
       block->may_pass_wait = true;

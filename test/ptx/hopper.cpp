@@ -11,8 +11,6 @@ namespace {
 constexpr uint32_t own_state = 0xffffffffu;  // no barrier lies there
 constexpr uint32_t register_file = 65536;
 
-void run_nothing(Warp&, const Op&, uint32_t) {}
-
 /// Makes what the warp wrote visible to the asynchronous proxy.
 void run_proxy_fence(Warp& warp, const Op&, uint32_t mask) {
   fence_mbarriers(warp, mask);
@@ -53,7 +51,14 @@ void run_registers(Warp& warp, const Op& op, uint32_t mask) {
 }
 
 void run_wait_for_grid(Warp& warp, const Op&, uint32_t) {
+  warp.waited = true;
   if (!warp.block->may_pass_wait) warp.waiting = true;
+}
+
+/// The next kernel may begin when all blocks have come here, and relies on it that the kernels before this one have ended.
+void run_let_start(Warp& warp, const Op& op, uint32_t) {
+  if (warp.block->early && !warp.waited)
+    warp.fault(FaultKind::hazard, "lets the next kernel begin before this one has waited for the kernel before it", &op);
 }
 
 }  // namespace
@@ -111,7 +116,7 @@ bool decode_hopper(Decoder& decoder, const Statement& statement, Op& op) {
   } else if (code == "griddepcontrol.wait") {
     op.run = run_wait_for_grid, op.yields = true;
   } else if (code == "griddepcontrol.launch_dependents") {
-    op.run = run_nothing;
+    op.run = run_let_start;
   } else {
     return false;
   }

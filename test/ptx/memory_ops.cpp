@@ -149,6 +149,7 @@ void start_copy(Warp& w, const Op& op, uint32_t mask) {
     if (from % op.width) w.fault(FaultKind::misaligned_address, "source of an asynchronous copy", &op, lane);
     if (bytes && !DeviceMemory::instance().valid(from, bytes))
       w.fault(FaultKind::illegal_address, "source of an asynchronous copy", &op, lane);
+    if (w.block->grid && bytes) w.block->grid->read(w, from, bytes, op, lane);
     w.copies.push_back(
         {to, reinterpret_cast<const uint8_t*>(from), uint32_t(offset), w.groups[lane], uint8_t(bytes), op.width, uint8_t(lane)});
     if (w.block->hazards) w.block->hazards->write(w, uint32_t(offset), op.width, op, lane);
@@ -166,6 +167,9 @@ void commit_copies(Warp& w, const Op&, uint32_t mask) {
 void wait_for_copies(Warp& w, const Op& op, uint32_t mask) { land_copies(w, mask, uint32_t(op.offset), op.type, op); }
 
 void nothing(Warp&, const Op&, uint32_t) {}
+void fence(Warp& w, const Op&, uint32_t) {
+  if (w.block->grid) GridHazards::fence(w);
+}
 void trap(Warp& w, const Op& op, uint32_t mask) { w.fault(FaultKind::trap, "trap", &op, __builtin_ctz(mask)); }
 
 bool decode_copy(Decoder& decoder, const Statement& s, Op& op) {
@@ -199,6 +203,8 @@ bool decode_atomic(Decoder& decoder, const Statement& s, Op& op) {
   for (const auto& [name, what] : names)
     if (s.has(name)) op.type = what, known = true;
   if (!known) return false;
+  for (const char* other : {"acquire", "release", "acq_rel", "cta", "cluster"})  // GridHazards knows neither these orders nor scopes
+    if (s.has(other)) decoder.refuse("an atomic of this kind");
   const std::string& type = s.code.back();
   const Space space = space_of(s);
   if (type == "u32" || type == "b32")
@@ -239,6 +245,7 @@ void land_copies(Warp& w, uint32_t mask, uint32_t pending, bool uncommitted_too,
     if (w.block->schedule.late_copies) {
       if (copy.bytes && !DeviceMemory::instance().valid(reinterpret_cast<uint64_t>(copy.from), copy.bytes))
         w.fault(FaultKind::illegal_address, "source of an asynchronous copy, freed meanwhile", &op, copy.lane);
+      if (w.block->grid && copy.bytes) w.block->grid->read(w, reinterpret_cast<uint64_t>(copy.from), copy.bytes, op, copy.lane);
       std::memcpy(copy.to, copy.from, copy.bytes);
       std::memset(copy.to + copy.bytes, 0, size_t(copy.filled - copy.bytes));
     }
@@ -265,6 +272,7 @@ bool decode_memory(Decoder& decoder, const Statement& s, Op& op) {
     op.type = uint8_t(element.bytes | (element.is_signed ? sign_bit : 0) | (wide ? wide_bit : 0));
     op.more = decoder.more(places);
     op.more_count = uint32_t(places.size());
+    op.constant = s.has("nc");
     switch (space_of(s)) {
       case Space::global: op.run = is_load ? load<Space::global> : store<Space::global>; break;
       case Space::shared: op.run = is_load ? load<Space::shared> : store<Space::shared>; break;
@@ -275,8 +283,9 @@ bool decode_memory(Decoder& decoder, const Statement& s, Op& op) {
   }
   if (name == "atom" || name == "red") return decode_atomic(decoder, s, op);
   if (name == "cp" && s.has("async")) return decode_copy(decoder, s, op);
-  if (name == "membar" || (name == "fence" && !s.has("proxy") && !s.has("mbarrier_init"))) {
-    op.run = nothing;
+  if (name == "membar" || (name == "fence" && s.has("sc"))) {
+    const bool for_device = s.code.back() == "gl" || s.code.back() == "sys" || s.code.back() == "gpu";
+    op.run = for_device ? fence : nothing;
     return true;
   }
   if (name == "prefetch" && !s.has("tensormap")) {

@@ -33,6 +33,7 @@ struct Op {
   bool guard_negated = false;
   bool aligned = false;      // collective of all lanes
   bool atomic = false;       // an access that races with none of its kind
+  bool constant = false;     // a load that may miss what the grid writes
   bool yields = false;       // the warp may have to wait after it: others run
   uint8_t type = 0;          // free use of the operation
   uint8_t width = 0;         // free use: bytes, elements

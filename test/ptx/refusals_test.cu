@@ -109,6 +109,54 @@ __global__ void beyond_shared(int* values, int at) {
   __syncthreads();
   values[threadIdx.x] = dynamic[threadIdx.x];
 }
+/// What a hand-over between blocks may lack.
+enum Lack { nothing, fence_before, barrier_before, fence_after, barrier_after, atomic_count, plain_loads };
+/// Every block leaves its threads' numbers; the one that comes last adds all of them up.
+template <Lack lack>
+__global__ void add_up(int* left, int* count, int* total) {
+  __shared__ int before;
+  const int threads = int(blockDim.x), self = int(threadIdx.x);
+  left[int(blockIdx.x) * threads + self] = self;
+  if (lack != fence_before) __threadfence();
+  if (lack != barrier_before) __syncthreads();
+  if (self == 0) {
+    if (lack == atomic_count)
+      before = *count, *count = before + 1;
+    else
+      before = atomicAdd(count, 1);
+  }
+  if (lack == barrier_after)
+    before = __shfl_sync(dev::all_lanes, self == 0 ? before : int(gridDim.x) - 1, 0);
+  else
+    __syncthreads();
+  if (before != int(gridDim.x) - 1) return;
+  if (self == 0) *count = 0;  // behind its own atomic: for the next launch
+  if (lack != fence_after) __threadfence();
+  int sum = 0;
+  for (int b = 0; b < int(gridDim.x); ++b) {
+    const int* from = left + b * threads + (self + 1) % threads;
+    sum += lack == plain_loads ? __ldg(from) : __ldcg(from);
+  }
+  atomicAdd(total, sum);
+}
+__global__ void all_to_one_place(int* value) { *value = int(blockIdx.x); }
+__global__ void shift_in_place(int* values) {  // reads what the next block writes
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+  values[i] = values[i + 1];
+}
+template <bool barrier>
+__global__ void reverse_in_place(int* values) {
+  const int value = values[255 - int(threadIdx.x)];
+  if (barrier) __syncthreads();
+  values[threadIdx.x] = value;
+}
+template <bool in_order>
+__global__ void let_start(int* value) {
+  if (!in_order) dev::let_next_kernel_start();
+  dev::wait_for_previous_kernel();
+  if (in_order) dev::let_next_kernel_start();
+  *value = 1;
+}
 __global__ void set_to(int* value, int to) {
   dev::wait_for_previous_kernel();
   *value = to;
@@ -153,6 +201,38 @@ TEST(ptx_refuses_shared_memory_without_barriers) {
   CHECK(run(reverse<true>, 256).status == 0);
   CHECK(says(run(swap_neighbours<false>, 32), "another lane of the warp wrote"));
   CHECK(run(swap_neighbours<true>, 32).status == 0);
+}
+
+TEST(ptx_refuses_device_memory_that_nothing_orders) {
+  const auto handed_over = [](auto kernel) {
+    return in_a_process(
+        [&] {
+          int *left = device_memory<int>(4 * 64), *count = device_memory<int>(1), *total = device_memory<int>(1), result = 0;
+          fill(count, 0, 4, nullptr);
+          fill(total, 0, 4, nullptr);
+          for (int again = 0; again < 2; ++again) kernel<<<4, 64>>>(left, count, total);
+          copy_to_host(&result, total, 4, nullptr);
+          synchronize(nullptr);
+          _exit(result == 2 * 4 * 63 * 32 ? 0 : 99);
+        },
+        true);
+  };
+  const char* const unordered = "with nothing between that orders them";
+  CHECK(handed_over(add_up<nothing>).status == 0);
+  CHECK(says(handed_over(add_up<fence_before>), unordered));
+  CHECK(says(handed_over(add_up<barrier_before>), unordered));
+  CHECK(says(handed_over(add_up<fence_after>), unordered));
+  CHECK(says(handed_over(add_up<barrier_after>), unordered));
+  CHECK(says(handed_over(add_up<atomic_count>), unordered));
+  CHECK(says(handed_over(add_up<plain_loads>), "wrote in this very grid"));
+
+  const auto run = [](auto kernel, unsigned blocks, unsigned threads) {
+    return in_a_process([&] { kernel<<<blocks, threads>>>(device_memory<int>(257)); }, true);
+  };
+  CHECK(says(run(all_to_one_place, 2, 1), "block 0 wrote") && run(all_to_one_place, 1, 1).status == 0);
+  CHECK(says(run(shift_in_place, 4, 1), "block 0 read"));
+  CHECK(says(run(shift_in_place, 1, 32), "another lane of the warp read"));
+  CHECK(says(run(reverse_in_place<false>, 1, 256), unordered) && run(reverse_in_place<true>, 1, 256).status == 0);
 }
 
 TEST(ptx_copies_land_when_they_are_waited_for) {
@@ -201,6 +281,24 @@ TEST(ptx_starts_early_kernels_before_the_one_ahead) {
   };
   CHECK(value_seen(take_from<false>) == 0);
   CHECK(value_seen(take_from<true>) == 99);
+}
+
+TEST(ptx_refuses_early_kernels_that_do_not_wait) {
+  needs_hopper();
+  const auto run = [](auto first, auto... more) {
+    return in_a_process(
+        [&] {
+          int* value = device_memory<int>(1);
+          const Launch how{dim3(1), dim3(1), 0, nullptr, true};
+          launch(set_to, how, value, 5);
+          launch(first, how, value);
+          (launch(more, how, static_cast<const int*>(value), value + 1), ...);
+        },
+        true);
+  };
+  CHECK(run(let_start<true>).status == 0);
+  CHECK(says(run(let_start<false>), "lets the next kernel begin before"));
+  CHECK(says(run(let_start<true>, take_from<true>), "began early, before its griddepcontrol.wait"));
 }
 
 }  // namespace chai::cuda

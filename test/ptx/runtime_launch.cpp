@@ -53,11 +53,12 @@ void launch(const void* stub, const dim3& grid, const dim3& block, void** argume
   check_shape(kernel, grid, block);
   check_shared(function, kernel, shared_bytes);
   if (early && settings().capability < 90) throw Refusal{cudaErrorNotSupported, kernel.name + ": an early launch needs 9.0"};
-  KernelWork work{&kernel, {}, early};
+  KernelWork work{&kernel, {}};
   const unsigned sizes[2][3] = {{grid.x, grid.y, grid.z}, {block.x, block.y, block.z}};
   std::copy_n(sizes[0], 3, work.launch.grid);
   std::copy_n(sizes[1], 3, work.launch.block);
   work.launch.shared_bytes = uint32_t(shared_bytes);
+  work.launch.early = early;
   work.launch.parameters = laid_out(kernel, arguments);
   work.launch.schedule = settings().schedule;
   if (kernel.name.find(settings().blocks_of) == std::string::npos) work.launch.schedule.most_blocks = 0;

@@ -61,7 +61,7 @@ void run(const KernelWork& work, std::unique_ptr<Execution> begun, Item* behind)
       behind->begun->begin();
     }
   }
-  begun->finish();
+  begun->finish(behind ? behind->begun.get() : nullptr);
   count_launch(work.kernel->name, was_early);
 }
 
@@ -81,7 +81,7 @@ void run_first(Queue& queue) {
 
 void push(Queue& queue, std::shared_ptr<const Work> work, uint64_t owner) {
   const auto* kernel = std::get_if<KernelWork>(work.get());
-  const bool early = kernel && kernel->may_be_early && queue.kernel_of == owner;
+  const bool early = kernel && kernel->launch.early && queue.kernel_of == owner;
   queue.kernel_of = kernel ? owner : 0;
   queue.items.push_back({std::move(work), early, nullptr});
 }

@@ -17,7 +17,6 @@ struct Queue;
 struct KernelWork {
   const Kernel* kernel;
   Launch launch;
-  bool may_be_early;  // its blocks may begin before the kernel before it has run
 };
 struct CopyWork {
   uint8_t* to;

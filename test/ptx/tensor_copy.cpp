@@ -69,6 +69,7 @@ void read_line(Warp& warp, const Box& box, const int64_t (&at)[5], uint8_t* line
     const uint64_t bytes = std::min(left, 128 - from % 128);
     if (!DeviceMemory::instance().valid(from, bytes))
       warp.fault(FaultKind::illegal_address, "a tensor copy reads memory that is not allocated", &op, lane);
+    if (warp.block->grid) warp.block->grid->read(warp, from, uint32_t(bytes), op, -1, GridHazards::asynchronous);
     std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
     to += bytes, from += bytes, left -= bytes;
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fault.h"
+#include "grid_hazards.h"
 #include "memory.h"
 #include "program.h"
 
@@ -60,6 +61,8 @@ struct Warp {
   std::vector<uint32_t> clock;
   uint32_t fenced = 0;
   uint32_t lane_clock = 1;  // counts what orders the lanes of the warp among each other
+  GridOrder order;          // the same of warps of other blocks
+  bool waited = false;      // for the kernel before
   // wgmma: what is under way (hopper.cpp)
   std::shared_ptr<void> products;
 
@@ -89,6 +92,7 @@ struct Block {
   const Kernel* kernel = nullptr;
   Schedule schedule;
   uint32_t id[3] = {}, dims[3] = {}, threads = 0;
+  uint32_t number = 0;  // in the grid
   std::vector<Warp> warps;
   std::vector<uint8_t> shared_memory;
   uint8_t* shared = nullptr;  // aligned to 1024 bytes; offset 0 of the shared window
@@ -96,7 +100,9 @@ struct Block {
   const uint8_t* parameters = nullptr;
   Barrier barriers[16];
   std::shared_ptr<Hazards> hazards;                     // null: not checked
+  GridHazards* grid = nullptr;                          // null: not checked
   std::map<uint32_t, std::shared_ptr<void>> mbarriers;  // by shared offset (hopper.cpp)
+  bool early = false;                                   // the kernel may begin before the one before it has ended
   bool may_pass_wait = true;                            // griddepcontrol.wait goes on
   Counters* counts = nullptr;                           // null: nothing is counted
   bool done() const;
@@ -136,18 +142,20 @@ class Hazards {
 struct Launch {
   uint32_t grid[3] = {1, 1, 1}, block[3] = {1, 1, 1};
   uint32_t shared_bytes = 0;        // dynamic
+  bool early = false;               // its blocks may begin before the kernel before it has run
   std::vector<uint8_t> parameters;  // laid out as Kernel::parameters
   Schedule schedule;
 };
 
-/// A launched kernel. With begin(), every block first runs up to its griddepcontrol.wait, which it must have: what an early launch may do
-/// while the kernel before still runs. finish() runs all to the end. Throws Fault.
+/// A launched kernel. With begin(), every block first runs up to its griddepcontrol.wait: what an early launch may do while the kernel
+/// before still runs. finish() runs all to the end. Throws Fault.
 class Execution {
  public:
   Execution(const Kernel& kernel, Launch launch);
   ~Execution();
   void begin();
-  void finish();
+  /// early: begun behind this one, or null.
+  void finish(const Execution* early = nullptr);
 
  private:
   std::unique_ptr<Block> make_block(uint32_t x, uint32_t y, uint32_t z);
@@ -155,6 +163,7 @@ class Execution {
   const Kernel& kernel_;
   Launch launch_;
   std::shared_ptr<Counters> counts_;
+  std::unique_ptr<GridHazards> grid_;  // null: not checked
   std::vector<std::unique_ptr<Block>> begun_;
 };
 
