@@ -101,7 +101,7 @@ void CudaBackend::plan(const Config& config, int rows, int sequences) {
   linear_ = std::make_unique<Linear>(config, options_.compute, buckets, device_, std::move(library));
   attention_ = std::make_unique<Attention>(config, buckets, bucket_of(sequences), device_, AttentionOptions{options_.hopper_prefill});
   clusterer_ = std::make_unique<Clusterer>(config, bucket_of(sequences), device_);
-  sampler_ = std::make_unique<TokenSampler>(config, buckets, device_, options_.steps_in_flight);
+  sampler_ = std::make_unique<TokenSampler>(config, bucket_of(sequences), device_, options_.steps_in_flight);
   arena_ = std::make_unique<StepArena>(config, rows, sequences, options_.steps_in_flight);
   for (int i = 0; i < options_.steps_in_flight; ++i) over_.push_back(make_event());
   query_pointers_ = DeviceArray<const void*>(size_t(config.layers), "pointers to queries");
@@ -130,7 +130,7 @@ void CudaBackend::choose_mode(const Step& step) {
   if (step.rows() >= least_library_rows && linear_->library() && linear_->library()->ready()) return;
   const int rows = bucket_of(step.rows());
   const int logit_rows = launch_.logit_rows == 0 ? 0 : bucket_of(launch_.logit_rows);
-  Recorded& known = graphs_[{rows, bucket_of(launch_.sequences), logit_rows, !step.draws.empty()}];
+  Recorded& known = graphs_[{rows, bucket_of(launch_.sequences), logit_rows, TokenSampler::kind_of(step)}];
   if (++known.seen == 1) return;
   launch_.rows = rows, launch_.sequences = bucket_of(launch_.sequences), launch_.logit_rows = logit_rows;
   launch_.host = nullptr;
@@ -258,7 +258,7 @@ void CudaBackend::submit(const Step& step) {
   if (mode_ != Mode::eager) {
     const bool recorded = mode_ == Mode::recording;
     mode_ = Mode::eager;  // whatever end_capture says, the capture is over
-    Recorded& known = graphs_[{launch_.rows, launch_.sequences, launch_.logit_rows, !step.draws.empty()}];
+    Recorded& known = graphs_[{launch_.rows, launch_.sequences, launch_.logit_rows, TokenSampler::kind_of(step)}];
     try {
       if (recorded) known.graph = end_capture(stream_);
       replay(known.graph, stream_);

@@ -60,8 +60,8 @@ class CudaBackend : public Backend {
 
  private:
   enum class Mode : uint8_t { eager, recording, replaying };
-  /// What a graph's launches depend on: buckets of rows, sequences and logit rows, and whether tokens are drawn.
-  using Shape = std::tuple<int, int, int, bool>;
+  /// What a graph's launches depend on: buckets of rows, sequences and logit rows, and how tokens are drawn.
+  using Shape = std::tuple<int, int, int, TokenSampler::Kind>;
   struct Recorded {
     Graph graph = nullptr;
     int seen = 0;

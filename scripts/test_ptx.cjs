@@ -23,7 +23,7 @@ function groups() {
 const runs = [{ name: '9.0a, hazards', code: 'ptx90a', env: { PTX_HAZARDS: '1', PTX_EARLY_BLOCKS: '256' } }];
 if (all)
   runs.push(
-    { name: '9.0a, other orders', code: 'ptx90a', env: { PTX_SEED: '1', PTX_EARLY_BLOCKS: '4096' } },
+    { name: '9.0a, other orders', code: 'ptx90a', env: { PTX_HAZARDS: '1', PTX_SEED: '1', PTX_EARLY_BLOCKS: '4096' } },
     { name: '9.0a, a fast device', code: 'ptx90a', env: { PTX_SEED: '2', PTX_LATE: '0', PTX_LATE_COPIES: '0' } },
     { name: '8.0, hazards', code: 'ptx80', env: { PTX_HAZARDS: '1', PTX_CAPABILITY: '80' } },
   );

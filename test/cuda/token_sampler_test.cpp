@@ -188,6 +188,14 @@ TEST(cuda_draws_of_more_ids_than_a_list_holds) {
     r.sampling.top_p = p, r.index = random();
     requests.push_back(r);
   }
+  Request few = r;  // fewer possible than are asked for
+  for (int i = 0; i < 20001; i += 2) few.logits[size_t(i)] = -infinite;
+  for (const int k : {9999, 10000, 10001, 15000}) {
+    for (const float p : {1.0f, 0.7f}) {
+      few.sampling.top_k = k, few.sampling.top_p = p, few.index = random();
+      requests.push_back(few);
+    }
+  }
   for (float& logit : r.logits) logit = logit > 0 ? 0.0f : -0.0f;
   for (const int k : {0, 1, 5000}) {
     r.sampling.top_k = k, r.sampling.top_p = 0.3f, r.index = random();
@@ -203,6 +211,56 @@ TEST(cuda_draws_of_more_ids_than_a_list_holds) {
     r.sampling.top_k = 0, r.sampling.top_p = 0.0001f;
     requests.push_back(r);
   }
+  CHECK(compare(requests) == 0);
+}
+
+/// A row's blocks look at 2048 ids each: the best, ties, marks and the ids kept lie in several of them.
+TEST(cuda_draws_across_slices) {
+  std::mt19937 random(24);
+  std::normal_distribution<float> wide(0, 3);
+  std::vector<Request> requests;
+  Request r;
+  for (int i = 0; i < 9000; ++i) r.logits.push_back(wide(random));
+  for (const int id : {100, 2047, 2048, 5000, 8999}) r.logits[size_t(id)] = 14;  // five that are best
+  const auto ask = [&](auto set) {
+    Request asked = r;
+    asked.sampling.seed = random(), asked.sampling.logprobs = true;
+    set(asked);
+    requests.push_back(asked);
+  };
+  for (const std::vector<int32_t>& history : {std::vector<int32_t>{}, {100, 2048, 8999}, {100, 2047, 2048, 5000, 8999, 1, 4096}})
+    for (const float temperature : {0.0f, 0.6f, 3.0f})
+      for (const int k : {0, 3, 200})
+        for (const float p : {1.0f, 0.9f})
+          for (const float min_p : {0.0f, 0.01f})
+            ask([&](Request& asked) {
+              asked.history = history, asked.sampling.repetition_penalty = history.empty() ? 1 : 1.3f;
+              asked.sampling.temperature = temperature, asked.sampling.top_k = k, asked.sampling.top_p = p, asked.sampling.min_p = min_p;
+            });
+  CHECK(compare(requests) == 0);
+}
+
+TEST(cuda_draws_across_more_slices_than_lanes) {
+  std::mt19937 random(26);
+  std::normal_distribution<float> narrow(0, 1);
+  Request r;
+  for (int i = 0; i < 150001; ++i) r.logits.push_back(narrow(random));
+  r.sampling.temperature = 1, r.sampling.logprobs = true;
+  std::vector<Request> requests;
+  for (const float p : {1.0f, 0.02f})
+    for (uint64_t i = 0; i < 8; ++i) r.index = i, r.sampling.top_p = p, requests.push_back(r);
+  CHECK(compare(requests) == 0);
+}
+
+TEST(cuda_draws_that_are_all_greedy) {  // with log-probabilities, and with none
+  std::mt19937 random(25);
+  std::vector<Request> requests;
+  for (int i = 0; i < 4; ++i) {
+    requests.push_back(random_request(5000, random));
+    requests.back().sampling.temperature = 0, requests.back().sampling.logprobs = false;
+  }
+  CHECK(compare(requests) == 0);
+  for (Request& r : requests) r.sampling.logprobs = true;
   CHECK(compare(requests) == 0);
 }
 
