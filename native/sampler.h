@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace chai {
 
@@ -21,14 +22,28 @@ struct Drawn {
   float logprob = 0;
 };
 
+/// Memory that draws use one after the other; each thread has its own.
+struct DrawBuffers {
+  struct Candidate {
+    float logit;  // after the repetition penalty
+    int32_t id;
+    double weight;  // exp((logit - highest) / temperature)
+  };
+  std::vector<float> logits, weights;
+  std::vector<double> sums;
+  std::vector<Candidate> candidates;
+  double total = 0;  // weight of the row, or of what top-k kept
+};
+
 /// Order of transforms as in transformers: repetition penalty, temperature, top-k, top-p, min-p. The random number is a function of
 /// (seed, index) alone, so a result never depends on batching or on roll-backs. Greedy ties go to the lowest id.
+Drawn draw(std::span<const float> logits, const Sampling& sampling, std::span<const int32_t> history, uint64_t index, DrawBuffers& buffers);
 Drawn draw(std::span<const float> logits, const Sampling& sampling, std::span<const int32_t> history, uint64_t index);
 
 /// The random number of a draw: uniform in [0, 1), a function of its arguments alone.
 double uniform(uint64_t seed, uint64_t index);
 
-/// log softmax(logits)[id], in float64.
+/// log softmax(logits)[id], to 1e-7.
 double log_probability(std::span<const float> logits, int32_t id);
 
 }  // namespace chai

@@ -33,7 +33,20 @@ const find = (set, what) => measurements.find((one) => one.set === set && one.wh
 const lines = [`| one thread | ${sets.join(' | ')} |`, `| --- |${' --- |'.repeat(sets.length)}`];
 for (const { what, unit } of measurements.filter((one) => one.set === sets.at(-1)))
   lines.push(`| ${what}, ${unit} | ${sets.map((set) => cell(find(set, what))).join(' | ')} |`);
-process.stdout.write(`${lines.join('\n')}\nreads of memory: ${cell(find('', 'reads'))} GB/s\n`);
+process.stdout.write(`${lines.join('\n')}\nreads of memory: ${cell(find('', 'reads'))} GB/s\n\n`);
+
+const draws = measurements.filter(({ unit }) => unit === 'draws/s');
+const part = (one, at) => one.what.slice('draws of '.length).split(', ')[at];
+const ways = [...new Set(draws.map((one) => part(one, 1)))];
+const time = (rate) => digits(1e6 / rate);
+const row = (vocabulary) => {
+  const times = ways.map((way) => find('', `draws of ${vocabulary}, ${way}`));
+  return `| ${Number(vocabulary).toLocaleString('en')} logits | ${times.map((one) => `${time(one.median)} (${time(one.greatest)}-${time(one.least)})`).join(' | ')} |`;
+};
+const rows = [...new Set(draws.map((one) => part(one, 0)))].map(row);
+process.stdout.write(
+  `${[`| a draw, microseconds | ${ways.join(' | ')} |`, `| --- |${' --- |'.repeat(ways.length)}`, ...rows].join('\n')}\n`,
+);
 
 if (values.save) {
   const facts = {

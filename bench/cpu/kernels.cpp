@@ -1,6 +1,6 @@
-// How fast the CPU backend's kernels are on one thread, beside what the machine can do at most. In: [rounds] [seconds of each measurement].
-// Out: JSON on standard output: for every instruction set that runs here, the median, least and greatest rate of the rounds, which go
-// through all measurements in turn.
+// How fast the CPU backend's kernels and draws are on one thread, beside what the machine can do at most. In: [rounds] [seconds of each
+// measurement]. Out: JSON on standard output: for every instruction set that runs here, the median, least and greatest rate of the rounds,
+// which go through all measurements in turn.
 #include "cpu/kernels.h"
 
 #include <algorithm>
@@ -9,12 +9,14 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "ceilings.h"
 #include "cpu/memory.h"
+#include "draws.h"
 
 namespace chai::bench {
 namespace {
@@ -23,7 +25,7 @@ using cpu::Kernels;
 
 struct Measurement {
   std::string set, what, unit;
-  double work;  // of one call, in 1e9 of the unit's
+  double work;  // of one call, in the unit's
   std::function<void()> call;
   std::vector<double> rates;
 
@@ -114,6 +116,11 @@ std::vector<Measurement> list(Matrices& m, Head& h) {
   constexpr double matrix = double(Matrices::elements) / 1e9, page = double(Head::keys) * Head::head_dim / 1e9;
   std::vector<Measurement> all;
   all.push_back({"", "reads", "GB/s", double(m.bytes()) / 1e9, [&] { read_all(m.weights.data(), m.bytes()); }, {}});
+  for (const int vocabulary : Draws::vocabularies())
+    for (const std::string& way : Draws::ways()) {
+      auto draws = std::make_shared<Draws>(way, vocabulary);
+      all.push_back({"", "draws of " + std::to_string(vocabulary) + ", " + way, "draws/s", 1, [=] { (*draws)(); }, {}});
+    }
   for (const Kernels* k : cpu::usable_kernels()) {
     const auto add = [&](const char* what, const char* unit, double work, std::function<void()> call) {
       all.push_back({k->name, what, unit, work, std::move(call), {}});

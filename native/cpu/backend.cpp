@@ -10,7 +10,7 @@
 
 namespace chai::cpu {
 
-CpuBackend::CpuBackend(const Kernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+CpuBackend::CpuBackend(const Kernels& kernels, int threads) : kernels_(kernels), pool_(threads), draw_buffers_(size_t(pool_.threads())) {}
 
 std::string CpuBackend::describe() const {
   const int threads = pool_.threads();
@@ -197,10 +197,10 @@ void CpuBackend::logits(const Step& step, const ModelWeights& weights, const Row
 
 void CpuBackend::sample(const Step& step, const Rows& logits) {
   drawn_.resize(step.draws.size());
-  share(int(step.draws.size()), int64_t(step.draws.size()) * config_.vocabulary, [&](int i, int) {
+  share(int(step.draws.size()), int64_t(step.draws.size()) * config_.vocabulary, [&](int i, int worker) {
     const Draw& draw = step.draws[i];
     const std::span<const float> row(row_of(logits, draw.logit_row), size_t(config_.vocabulary));
-    drawn_[i] = chai::draw(row, draw.sampling, draw.history, draw.index);
+    drawn_[i] = chai::draw(row, draw.sampling, draw.history, draw.index, draw_buffers_[size_t(worker)]);
   });
 }
 

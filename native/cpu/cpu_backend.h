@@ -155,6 +155,7 @@ class CpuBackend final : public Backend {
   std::vector<float*> to_;           // y rows of head_rows_
   std::vector<AttendItem> items_;
   std::vector<Drawn> drawn_;
+  std::vector<DrawBuffers> draw_buffers_;  // [threads]
 
   // Attention of few rows over long contexts: states of chunks, merged afterwards.
   Memory part_memory_;

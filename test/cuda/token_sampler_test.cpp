@@ -8,32 +8,26 @@
 
 #include "check.h"
 #include "cuda_test.h"
+#include "draw_case.h"
 #include "sampler.h"
 
 namespace chai::cuda {
 namespace {
-
-constexpr float infinite = std::numeric_limits<float>::infinity();
-
-/// One row and how it is drawn from.
-struct Request {
-  std::vector<float> logits;
-  Sampling sampling;
-  std::vector<int32_t> history;
-  uint64_t index = 0;
-};
 
 struct Outcome {
   std::vector<int32_t> ids;
   std::vector<float> logprobs;
 };
 
-/// All requests in one step; the rows of logits lie in reverse order.
-Outcome draw_on_device(const std::vector<Request>& requests, int draws = 0) {
-  const DeviceFacts device = test_device();
+TokenSampler sampler_of(int vocabulary, int draws) {
   Config config;
-  config.vocabulary = int(requests[0].logits.size());
-  TokenSampler sampler(config, std::max(draws, int(requests.size())), device);
+  config.vocabulary = vocabulary;
+  return TokenSampler(config, draws, test_device());
+}
+
+/// All requests in one step; the rows of logits lie in reverse order.
+Outcome draw_on_device(TokenSampler& sampler, const std::vector<Request>& requests) {
+  const DeviceFacts device = test_device();
   Step step;
   std::vector<float> logits(requests.size() * requests[0].logits.size());
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -51,61 +45,18 @@ Outcome draw_on_device(const std::vector<Request>& requests, int draws = 0) {
   return {step.drawn, step.logprobs};
 }
 
-/// The sampler's rules once more, in plain code, as far as it takes to see how near a decision was to a tie. Returns the relative distance
-/// of the decision nearest to one.
-double margin_of(const Request& r) {
-  const Sampling& s = r.sampling;
-  std::vector<std::pair<double, int>> all;  // (-logit, id): sorted as ranks
-  for (size_t i = 0; i < r.logits.size(); ++i) {
-    const auto clean = [](float x) { return std::isnan(x) ? -infinite : std::min(x, std::numeric_limits<float>::max()); };
-    float x = clean(r.logits[i]);
-    const bool seen = std::find(r.history.begin(), r.history.end(), int32_t(i)) != r.history.end();
-    if (seen && s.repetition_penalty > 0) x = clean(x < 0 ? x * s.repetition_penalty : x / s.repetition_penalty);
-    if (x > -infinite) all.emplace_back(-double(x), int(i));
-  }
-  if (all.empty() || !(s.temperature > 0)) return 1;
-  std::sort(all.begin(), all.end());
-  const double best = all[0].first;
-  const auto weight = [&](size_t i) { return std::exp((best - all[i].first) / double(s.temperature)); };
-  if (s.top_k > 0 && size_t(s.top_k) < all.size()) {
-    size_t keep = size_t(s.top_k);
-    while (keep < all.size() && all[keep].first == all[size_t(s.top_k) - 1].first) ++keep;
-    all.resize(keep);
-  }
-  double margin = 1, total = 0, sum = 0;
-  for (size_t i = 0; i < all.size(); ++i) total += weight(i);
-  if (s.top_p < 1) {
-    size_t keep = 0;
-    while (keep < all.size() && (keep == 0 || sum < s.top_p * total)) {
-      sum += weight(keep++);
-      margin = std::min(margin, std::abs(sum - double(s.top_p) * total) / total);
-    }
-    all.resize(keep);
-  }
-  std::vector<std::pair<double, int>> kept;
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (s.min_p > 0) margin = std::min(margin, std::abs(weight(i) - double(s.min_p)) / double(s.min_p));
-    if (i == 0 || !(s.min_p > 0 && weight(i) < double(s.min_p))) kept.push_back(all[i]);
-  }
-  if (!(s.top_p < 1)) std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  const auto kept_weight = [&](size_t i) { return std::exp((best - kept[i].first) / double(s.temperature)); };
-  total = sum = 0;
-  for (size_t i = 0; i < kept.size(); ++i) total += kept_weight(i);
-  for (size_t i = 0; i < kept.size(); ++i) {
-    sum += kept_weight(i);
-    margin = std::min(margin, std::abs(sum - uniform(s.seed, r.index) * total) / total);
-  }
-  return margin;
+Outcome draw_on_device(const std::vector<Request>& requests) {
+  TokenSampler sampler = sampler_of(int(requests[0].logits.size()), int(requests.size()));
+  return draw_on_device(sampler, requests);
 }
 
-/// Draws all and compares; returns how many were too near a tie to compare.
-int compare(const std::vector<Request>& requests) {
-  const Outcome outcome = draw_on_device(requests);
+/// Compares with the host's draws; returns how many were too near a tie to compare.
+int compare(const std::vector<Request>& requests, const Outcome& outcome) {
   int ties = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
     const Request& r = requests[i];
     const Drawn expected = draw(r.logits, r.sampling, r.history, r.index);
-    if (outcome.ids[i] != expected.id && margin_of(r) < 1e-6) {
+    if (outcome.ids[i] != expected.id && plain_draw(r).margin < 1e-6) {
       ++ties;
       continue;
     }
@@ -115,34 +66,7 @@ int compare(const std::vector<Request>& requests) {
   }
   return ties;
 }
-
-Request random_request(int vocabulary, std::mt19937& random) {
-  const auto chance = [&](unsigned of) { return random() % of == 0; };
-  Request r;
-  std::normal_distribution<float> normal(0, chance(3) ? 0.5f : 4.0f);
-  const unsigned kind = random() % 6;
-  for (int i = 0; i < vocabulary; ++i) {
-    float x = normal(random);
-    if (kind == 0) x = std::round(x);  // many equal logits
-    if (kind == 1 && chance(8)) x = chance(2) ? NAN : -infinite;
-    if (kind == 2 && chance(50)) x = chance(2) ? infinite : -3e38f;
-    if (kind == 3) x = x > 0 ? 0.0f : -0.0f;
-    r.logits.push_back(x);
-  }
-  Sampling& s = r.sampling;
-  s.seed = (uint64_t(random()) << 32) + random();
-  r.index = random() % 5000;
-  s.logprobs = chance(2);
-  s.temperature = chance(8) ? 0.0f : chance(6) ? 1.0f : 0.05f + float(random() % 300) / 100;
-  if (chance(2)) s.top_k = 1 + int(random() % unsigned(chance(3) ? vocabulary + 5 : 50));
-  if (chance(2)) s.top_p = chance(8) ? 0.0f : float(random() % 1000) / 1000;
-  if (chance(3)) s.min_p = chance(10) ? 1.5f : float(random() % 300) / 1000;
-  if (chance(2)) {
-    s.repetition_penalty = chance(5) ? 1e30f : 0.5f + float(random() % 200) / 100;
-    for (unsigned i = random() % 40; i > 0; --i) r.history.push_back(int32_t(random() % unsigned(vocabulary + 2)) - 1);
-  }
-  return r;
-}
+int compare(const std::vector<Request>& requests) { return compare(requests, draw_on_device(requests)); }
 
 }  // namespace
 
@@ -250,6 +174,18 @@ TEST(cuda_draws_across_more_slices_than_lanes) {
   for (const float p : {1.0f, 0.02f})
     for (uint64_t i = 0; i < 8; ++i) r.index = i, r.sampling.top_p = p, requests.push_back(r);
   CHECK(compare(requests) == 0);
+}
+
+TEST(cuda_draws_one_step_after_the_other) {  // what is left of an earlier one counts for nothing
+  std::mt19937 random(27);
+  TokenSampler sampler = sampler_of(5000, 3);
+  int ties = 0;
+  for (int step = 0; step < 16; ++step) {
+    std::vector<Request> requests;
+    for (int i = 0; i < 1 + step % 3; ++i) requests.push_back(random_request(5000, random));
+    ties += compare(requests, draw_on_device(sampler, requests));
+  }
+  CHECK(ties < 2);
 }
 
 TEST(cuda_draws_that_are_all_greedy) {  // with log-probabilities, and with none

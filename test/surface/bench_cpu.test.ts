@@ -21,7 +21,8 @@ test('every kernel of every instruction set has a rate', () => {
     assert.ok(one.median > 0 && one.least <= one.median && one.median <= one.greatest, JSON.stringify(one));
   }
   const kernels = (set: string) => all.filter((one) => one.set === set && one.what !== 'multiply-adds').map(({ what }) => what);
-  assert.equal(kernels(''), ['reads']);
+  const draws = ['32000', '128256'].flatMap((of) => ['greedy', 'temperature', 'top-k', 'top-p'].map((way) => `draws of ${of}, ${way}`));
+  assert.equal(kernels(''), ['reads', ...draws]);
   const sets = [...new Set(all.map(({ set }) => set))].filter((set) => set !== '');
   assert.is(sets[0], 'plain');
   for (const set of sets) assert.equal(kernels(set), kernels('plain'));
