@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(slice_threads, 2) sum_slices(DrawArguments a, 
 }
 
 /// Grid: slices x draws.
-__global__ void __launch_bounds__(slice_threads) list_slices(DrawArguments a) {
+__global__ void __launch_bounds__(slice_threads, 2) list_slices(DrawArguments a) {
   __shared__ SliceMemory shared;
   dev::wait_for_previous_kernel();
   dev::let_next_kernel_start();
@@ -130,7 +130,7 @@ __device__ int finish_draw(const DrawArguments& a, int d, const DrawRecord& draw
   } else {
     penalise(row, draw, a.seen + int64_t(blockIdx.x) * ((a.vocabulary + 31) / 32));
   }
-  return draw_row(row, draw, filtered ? &found.search : nullptr, before, target);
+  return draw_row(row, draw, found.search, before, target);
 }
 
 /// Blocks take draws in turn.

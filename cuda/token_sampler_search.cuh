@@ -53,10 +53,10 @@ __device__ inline void split_range(const DrawRow& row, float low, float high, in
 
 /// The highest logit such that the mass of all ids from it up reaches the goal (strictly: exceeds it); when it is not reached at all, the
 /// lowest kept logit comes out. The row becomes the list of what is not below that, once it fits. begun: a search whose first passes are
-/// over, or null.
-__device__ inline Reached descend(DrawRow& row, const Kept& kept, bool strict, double wanted, const Mass& mass, const Descent* begun) {
-  Descent search{kept.least, row.best_logit};
-  if (begun) search = *begun;
+/// over, or of none.
+__device__ inline Reached descend(DrawRow& row, const Kept& kept, bool strict, double wanted, const Mass& mass, const Descent& begun) {
+  Descent search = begun;
+  if (begun.passes == 0) search.low = kept.least, search.high = row.best_logit;
 #pragma unroll 1
   while (search.open()) {
     float bound[splits];
@@ -143,8 +143,8 @@ __device__ inline double fewest(const Reached& at, double each, int vocabulary) 
 }
 
 /// The id drawn by the filters from a heated row; negative: nothing has a weight. begun: the first filter's search after some passes, or
-/// null. before, target: as for walk(), where there are no filters. All threads of the block, whose size is a multiple of 32.
-__device__ inline int draw_row(DrawRow& row, const DrawRecord& draw, const Descent* begun, double before = 0, double target = -1) {
+/// none. before, target: as for walk(), where there are no filters. All threads of the block, whose size is a multiple of 32.
+__device__ inline int draw_row(DrawRow& row, const DrawRecord& draw, Descent begun, double before, double target) {
   enum { top_k, top_p, drawn };
   const bool by_count = draw.by_count(row.vocabulary), by_rank = draw.by_rank();
   const float min_p = draw.min_p > 0 ? draw.min_p : 0.0f;
@@ -155,7 +155,7 @@ __device__ inline int draw_row(DrawRow& row, const DrawRecord& draw, const Desce
     const Mass mass{row, filter == top_k, filter == drawn ? min_p : 0};
     const double wanted = filter == top_k ? draw.top_k : filter == top_p ? double(draw.top_p) : draw.uniform;
     const Reached at = descend(row, kept, filter == drawn, wanted, mass, begun);
-    begun = nullptr;
+    begun = {};
     if (filter == top_k) {  // and what equals the k-th
       kept.least = at.logit;
       continue;

@@ -122,13 +122,20 @@ __device__ inline SliceSearch search_of(const DrawRow& row, const DrawRecord& dr
 
 /// One more pass over a slice of a heated row, for the first filter or, where there is none, for the draw itself. By the whole block.
 __device__ inline void sum_slice(const DrawRow& row, const DrawRecord& draw, const Descent& search, SlicePass& to) {
+  const bool by_count = draw.by_count(row.vocabulary), filtered = by_count || draw.by_rank();
+  const Mass mass{row, by_count, !filtered && draw.min_p > 0 ? draw.min_p : 0.0f};
+  if (!filtered) {
+    double all = 0;
+    each_id(row, [&](int, float x) { all += mass(x); });
+    all = block_sum(all, row.scratch->sums);
+    if (threadIdx.x == 0) to.mass[0] = all;
+    return;
+  }
   float bound[splits];
   double sum[splits] = {}, counted[splits];
   int count[splits] = {};
   Range range;
   split_range(row, search.low, search.high, search.passes, bound);
-  const bool by_count = draw.by_count(row.vocabulary), filtered = by_count || draw.by_rank();
-  const Mass mass{row, by_count, !filtered && draw.min_p > 0 ? draw.min_p : 0.0f};
   each_id(row, [&](int, float x) {
     if (x < search.low) return;
     const bool within = x <= search.high;
