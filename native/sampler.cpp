@@ -92,25 +92,29 @@ int32_t draw_of_row(std::span<const float> weights, float least, double share, s
   return otherwise;  // only when rounding left the sum below the target
 }
 
-/// What top-k, or top-p alone, may keep, in the order of ids.
-void list_candidates(std::span<const float> logits, const Sampling& sampling, float highest, DrawBuffers& buffers) {
+/// Lists the k highest and what equals the k-th, in the order of ids. Returns what they weigh.
+double list_highest(std::span<const float> logits, const Sampling& sampling, float highest, DrawBuffers& buffers) {
   std::vector<Candidate>& all = buffers.candidates;
   all.clear();
-  if (sampling.top_k > 0 && size_t(sampling.top_k) < logits.size()) {  // the k highest and what equals the k-th
-    const float least = kth_highest(logits, size_t(sampling.top_k), buffers.weights);
-    each_from(logits, least, [&](size_t i) {
-      const float logit = clean_logit(logits[i]);
-      all.push_back({logit, int32_t(i), std::exp((double(logit) - double(highest)) / double(sampling.temperature))});
-    });
-    buffers.total = sum_of(all);
-  } else {
-    buffers.total = sum_of_weights(buffers.weights);
-    // All below this together weigh less than top-p leaves out; mostly all below 64 times that do.
-    const double safe = 0.999 * (1 - double(sampling.top_p)) * buffers.total / double(logits.size());
-    float least = float(std::min(1.0, 64 * safe));  // the best weighs 1
-    for (int i = 0; i < 2 && sum_of_weights(buffers.weights, least) < double(sampling.top_p) * buffers.total; ++i) least /= 8;
-    each_from(buffers.weights, least, [&](size_t i) { all.push_back({clean_logit(logits[i]), int32_t(i), buffers.weights[i]}); });
-  }
+  each_from(logits, kth_highest(logits, size_t(sampling.top_k), buffers.weights), [&](size_t i) {
+    const float logit = clean_logit(logits[i]);
+    all.push_back({logit, int32_t(i), std::exp((double(logit) - double(highest)) / double(sampling.temperature))});
+  });
+  return sum_of(all);
+}
+
+/// Lists what top-p may keep, by the weights in the buffers. Returns what the whole row weighs.
+double list_heaviest(std::span<const float> logits, double top_p, DrawBuffers& buffers) {
+  const double total = sum_of_weights(buffers.weights);
+  // All below this together weigh less than top-p leaves out; mostly all below 64 times that do.
+  const double safe = 0.999 * (1 - top_p) * total / double(logits.size());
+  float least = float(std::min(1.0, 64 * safe));  // the best weighs 1
+  for (int i = 0; i < 2 && sum_of_weights(buffers.weights, least) < top_p * total; ++i) least /= 8;
+  buffers.candidates.clear();
+  each_from(buffers.weights, least, [&](size_t i) {
+    buffers.candidates.push_back({clean_logit(logits[i]), int32_t(i), buffers.weights[i]});
+  });
+  return total;
 }
 
 int32_t draw_id(std::span<const float> logits, const Sampling& sampling, uint64_t index, DrawBuffers& buffers) {
@@ -120,16 +124,16 @@ int32_t draw_id(std::span<const float> logits, const Sampling& sampling, uint64_
   if (!(sampling.temperature > 0) || sampling.min_p > 1) return best;  // the most probable has weight 1
 
   const bool by_count = sampling.top_k > 0 && size_t(sampling.top_k) < logits.size(), by_rank = sampling.top_p < 1;
-  const double share = uniform(sampling.seed, index);
+  const double top_p = double(sampling.top_p), share = uniform(sampling.seed, index);
   const float min_p = std::max(sampling.min_p, 0.0f);
   if (!by_count) {
     buffers.weights.resize(logits.size());
     weigh(logits, highest, std::min(1 / sampling.temperature, greatest_logit), buffers.weights.data());
     if (!by_rank) return draw_of_row(buffers.weights, min_p, share, buffers.sums, best);
   }
-  list_candidates(logits, sampling, highest, buffers);
+  const double total = by_count ? list_highest(logits, sampling, highest, buffers) : list_heaviest(logits, top_p, buffers);
   std::vector<Candidate>& all = buffers.candidates;
-  if (by_rank) all.resize(reach(all, double(sampling.top_p) * buffers.total, false));
+  if (by_rank) all.resize(reach(all, top_p * total, false));
   std::erase_if(all, [&](const Candidate& c) { return c.weight < double(min_p); });
   const double target = share * sum_of(all);
   if (by_rank) return all[reach(all, target, true) - 1].id;  // highest first, as the filter left them
@@ -138,7 +142,7 @@ int32_t draw_id(std::span<const float> logits, const Sampling& sampling, uint64_
     running += c.weight;
     if (target < running) return c.id;
   }
-  return best;
+  return best;  // only when rounding left the sum below the target
 }
 
 }  // namespace

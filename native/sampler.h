@@ -32,7 +32,6 @@ struct DrawBuffers {
   std::vector<float> logits, weights;
   std::vector<double> sums;
   std::vector<Candidate> candidates;
-  double total = 0;  // weight of the row, or of what top-k kept
 };
 
 /// Order of transforms as in transformers: repetition penalty, temperature, top-k, top-p, min-p. The random number is a function of
