@@ -42,16 +42,25 @@ struct SliceMemory {
   uint32_t seen[slice_ids / 32];
 };
 
+/// For blocks of a grid of slices x draws, once the kernel before has ended: whether there is a draw for this one.
+__device__ bool has_draw(const DrawArguments& a) {
+  dev::wait_for_previous_kernel();
+  dev::let_next_kernel_start();
+  return int(blockIdx.y) < a.list->count;
+}
+__device__ DrawRow slice_of_row(const DrawArguments& a, const DrawRecord& draw, SliceMemory& shared) {
+  DrawRow row = a.row_of(draw, shared.scratch);
+  take_slice(row, int(blockIdx.x));
+  return row;
+}
+
 /// Grid: slices x draws.
 __global__ void __launch_bounds__(slice_threads) find_best(DrawArguments a) {
   __shared__ SliceMemory shared;
-  dev::wait_for_previous_kernel();
-  dev::let_next_kernel_start();
+  if (!has_draw(a)) return;
   const int slice = int(blockIdx.x), d = int(blockIdx.y);
-  if (d >= a.list->count) return;
   const DrawRecord draw = a.draws[d];
-  DrawRow plain = a.row_of(draw, shared.scratch);
-  take_slice(plain, slice);
+  const DrawRow plain = slice_of_row(a, draw, shared);
   DrawRow row = plain;
   penalise(row, draw, shared.seen);
   const uint64_t best = best_of_row(row), greatest = row.seen && draw.logprobs ? best_of_row(plain) : best;
@@ -61,15 +70,10 @@ __global__ void __launch_bounds__(slice_threads) find_best(DrawArguments a) {
 /// Pass 0, and log-probabilities; or pass 1, of the draws that need it. Grid: slices x draws.
 __global__ void __launch_bounds__(slice_threads, 2) sum_slices(DrawArguments a, int pass) {
   __shared__ SliceMemory shared;
-  dev::wait_for_previous_kernel();
-  dev::let_next_kernel_start();
+  if (!has_draw(a)) return;
   const int slice = int(blockIdx.x), d = int(blockIdx.y);
-  if (d >= a.list->count) return;
   const DrawRecord draw = a.draws[d];
-  DrawRow row = a.row_of(draw, shared.scratch);
-  take_slice(row, slice);
-  const Best best = a.slices_of(d).best();
-  if (best.logit == lowest_logit || (pass > 0 && !draw.filtered(a.vocabulary))) return;
+  DrawRow row = slice_of_row(a, draw, shared);
   if (draw.logprobs && pass == 0) {
     const float greatest = a.slices_of(d).greatest();
     double sum = 0;
@@ -77,7 +81,9 @@ __global__ void __launch_bounds__(slice_threads, 2) sum_slices(DrawArguments a, 
     sum = block_sum(sum, shared.scratch.sums);
     if (threadIdx.x == 0) a.slice_of(d, slice).sum = sum;
   }
-  if (draw.greedy()) return;
+  if (draw.greedy() || (pass > 0 && !draw.filtered(a.vocabulary))) return;
+  const Best best = a.slices_of(d).best();
+  if (best.logit == lowest_logit) return;
   row.heat(best.logit, draw.temperature);
   const SliceSearch found = search_of(row, draw, a.slices_of(d), slice, pass);
   if (found.fits() || !found.search.open()) return;
@@ -88,16 +94,13 @@ __global__ void __launch_bounds__(slice_threads, 2) sum_slices(DrawArguments a, 
 /// Grid: slices x draws.
 __global__ void __launch_bounds__(slice_threads, 2) list_slices(DrawArguments a) {
   __shared__ SliceMemory shared;
-  dev::wait_for_previous_kernel();
-  dev::let_next_kernel_start();
+  if (!has_draw(a)) return;
   const int slice = int(blockIdx.x), d = int(blockIdx.y);
-  if (d >= a.list->count) return;
   const DrawRecord draw = a.draws[d];
   if (draw.greedy() || !draw.filtered(a.vocabulary)) return;
   const Best best = a.slices_of(d).best();
   if (best.logit == lowest_logit) return;
-  DrawRow row = a.row_of(draw, shared.scratch);
-  take_slice(row, slice);
+  DrawRow row = slice_of_row(a, draw, shared);
   row.heat(best.logit, draw.temperature);
   const SliceSearch found = search_of(row, draw, a.slices_of(d), slice, slice_passes);
   if (!found.fits()) return;

@@ -215,11 +215,14 @@ TEST(cuda_draws_of_rows_without_a_possible_token) {
   none.sampling.temperature = 1, none.sampling.logprobs = true;
   Request one = none;
   one.logits[41] = -3e38f;
-  for (const Request& r : {none, one}) {
-    const Outcome outcome = draw_on_device({r});
-    const Drawn expected = draw(r.logits, r.sampling, {}, 0);
-    CHECK(outcome.ids[0] == expected.id && outcome.logprobs[0] == expected.logprob);
-  }
+  Request punished = none;  // possible as the model gave them
+  punished.logits.assign(100, -3e38f), punished.sampling.repetition_penalty = 1e30f;
+  for (int i = 0; i < 100; ++i) punished.history.push_back(i);
+  for (Request r : {none, one, punished})
+    for (const float temperature : {0.0f, 1.0f}) {
+      r.sampling.temperature = temperature;
+      CHECK(compare({r}) == 0);
+    }
 }
 
 TEST(cuda_draws_reach_every_part_of_the_distribution) {
