@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "../draw_ways.h"
 #include "ceilings.h"
 #include "cpu/memory.h"
-#include "draws.h"
 
 namespace chai::bench {
 namespace {
@@ -112,14 +112,24 @@ struct Head {
   }
 };
 
+struct Draws {
+  Sampling sampling;
+  std::vector<float> logits;
+  DrawBuffers buffers;
+  uint64_t index = 0;
+  volatile int64_t sum = 0;  // so that draws are not left out
+  void one() { sum = sum + chai::draw(logits, sampling, {}, index++, buffers).id; }
+};
+
 std::vector<Measurement> list(Matrices& m, Head& h) {
   constexpr double matrix = double(Matrices::elements) / 1e9, page = double(Head::keys) * Head::head_dim / 1e9;
   std::vector<Measurement> all;
   all.push_back({"", "reads", "GB/s", double(m.bytes()) / 1e9, [&] { read_all(m.weights.data(), m.bytes()); }, {}});
-  for (const int vocabulary : Draws::vocabularies())
-    for (const std::string& way : Draws::ways()) {
-      auto draws = std::make_shared<Draws>(way, vocabulary);
-      all.push_back({"", "draws of " + std::to_string(vocabulary) + ", " + way, "draws/s", 1, [=] { (*draws)(); }, {}});
+  for (const int vocabulary : draw_vocabularies())
+    for (const auto& [way, sampling] : draw_ways()) {
+      if (sampling.logprobs) continue;
+      auto draws = std::make_shared<Draws>(Draws{sampling, logits_to_draw_from(1, vocabulary)});
+      all.push_back({"", "draws of " + std::to_string(vocabulary) + ", " + way, "draws/s", 1, [=] { draws->one(); }, {}});
     }
   for (const Kernels* k : cpu::usable_kernels()) {
     const auto add = [&](const char* what, const char* unit, double work, std::function<void()> call) {
