@@ -115,7 +115,7 @@ struct Head {
 struct Draws {
   Sampling sampling;
   std::vector<float> logits;
-  DrawBuffers buffers;
+  DrawBuffers buffers{};
   uint64_t index = 0;
   volatile int64_t sum = 0;  // so that draws are not left out
   void one() { sum = sum + chai::draw(logits, sampling, {}, index++, buffers).id; }
